@@ -1,0 +1,268 @@
+// Engine: the sessions of one volume. It knows files and descriptors, not FUSE.
+//
+// The caller (fs/) tells it of every change of the volume, just before the change and, by the end
+// of the returned Change, just after; gives it the commands; and reads clones through CloneFile.
+//
+// Thread safety: every member function may be called from any thread at any time, unless it says
+// otherwise. Change and CloneFile::Write belong to the thread that made them: they must end before
+// that thread calls a command.
+//
+// Durability: a command that returned success survives a killed daemon (SIGKILL) at any moment.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/disk.h"
+#include "extents/geometry.h"
+#include "extents/result.h"
+
+namespace clonefs {
+
+// An object of the volume: its inode number on the volume's own file system. 0 stands for an
+// object that cannot be a member (on another file system, beneath a submount).
+using SourceId = uint64_t;
+
+enum class SessionState { kCreated, kPrecopy, kCopyInProgress, kCopied, kTerminated, kFailed };
+// "Created", "Precopy", ... as DESIGN.md writes them.
+const char* to_string(SessionState state);
+
+struct EngineOptions {
+  int source = -1;            // descriptor of the volume's directory; borrowed for the whole life
+  std::string source_name;    // for messages: the path that the user gave
+  std::string pool;           // directory; empty: .clonefs/pool in the volume. Created (0700).
+  TrackSize track_size;       // default of new sessions
+  unsigned max_columns = 64;  // sessions that hold columns at the same time
+  bool copy_threads = true;   // false: nothing is copied but by step() (tests)
+};
+
+struct CreateOptions {
+  std::string name;
+  std::vector<std::string> paths;  // relative to the volume, "." is all of it
+  bool precopy = false;            // start precopy at once
+  bool nocopy = false;             // no background copy
+  bool activate = false;           // ACTIVE COPY
+  bool thin = false;               // don't ask whether the pool has room for all
+  std::vector<ByteRange> extents;  // empty: whole files. Else: this part of each file
+  std::optional<TrackSize> track_size;
+};
+
+struct SessionStatus {
+  std::string name;
+  SessionState state = SessionState::kCreated;
+  std::string op;         // the operation: "create", "precopy", "drain", "none" ...
+  std::string op_status;  // "running", "done", "waiting", "failed"; "precopied" when every pass
+                          // finds nothing left to copy
+  timespec created_at{};
+  timespec activated_at{};  // 0: not yet. The consistency point
+  std::string error;        // why it failed
+  std::vector<std::string> paths;
+  bool nocopy = false;
+  uint64_t track_size = 0;
+  uint64_t files = 0;    // regular files
+  uint64_t objects = 0;  // all
+  uint64_t tracks_total = 0;
+  uint64_t tracks_pending = 0;
+  uint64_t tracks_precopied = 0;
+  uint64_t tracks_recopied = 0;
+  uint64_t cofw_tracks = 0;
+  uint64_t clone_read_tracks = 0;  // tracks that clone readers took from the source
+  std::string last_track;          // "PATH:TRACK" that was copied last, "" before
+  uint64_t bytes_total = 0;
+  uint64_t bytes_copied = 0;
+  uint64_t rate_limit = 0;  // bytes a second, 0: none
+  uint64_t rate_bytes_per_s = 0;
+  int64_t eta_s = -1;              // -1: unknown
+  std::vector<unsigned> sessions;  // ids of its columns
+  std::string destination;         // directory of the clone in the pool
+  uint64_t fence_ns = 0;           // how long the fence of its activation stood
+};
+
+// What `clonefs extents` shows of one member.
+struct MemberExtents {
+  std::string path;
+  uint64_t size = 0;
+  uint64_t track_size = 0;
+  struct Run {
+    Extent extent;
+    std::string bits;  // "101" clone PB, precopy PB, IND
+  };
+  std::vector<Run> runs;  // tracks outside the extents are left out
+};
+
+struct EngineEvent {
+  uint64_t number = 0;  // 1, 2, ...
+  timespec at{};
+  std::string text;  // one line: "activated db1"
+};
+
+namespace detail {
+class Core;
+struct Session;
+struct Object;
+struct ChangeState;
+}  // namespace detail
+
+// A change of the volume that is about to happen. Keep it until the change has happened (or
+// failed), then let it go: what it held (the fence, tracks) is released and what changed is noted.
+class Change {
+ public:
+  Change(Change&&) noexcept;
+  Change& operator=(Change&&) noexcept;
+  ~Change();
+
+  // 0, or the errno with which the change must be refused; then nothing is held.
+  int error() const { return error_; }
+
+ private:
+  friend class detail::Core;
+  Change();
+  std::unique_ptr<detail::ChangeState> state_;
+  int error_ = 0;
+};
+
+// Names and objects that a change of names touches. Unused ids are 0.
+struct NamesChange {
+  SourceId parents[2] = {0, 0};  // directories whose entries change
+  SourceId objects[2] = {0, 0};  // objects that gain or lose a name (link, rename, unlink)
+  // The object that loses the name VICTIM_NAME in VICTIM_DIR (unlink, rmdir, rename over): if it
+  // is the last name of a member whose tracks are still needed, the engine keeps the inode.
+  SourceId victim = 0;
+  int victim_dir = -1;  // descriptor, O_PATH will do
+  std::string_view victim_name;
+};
+
+// A clone as the clones mount shows it.
+struct CloneInfo {
+  std::string name;
+  unsigned slot = 0;  // small number, the same for each generation of the name; > 0
+  SessionState state = SessionState::kCopied;
+};
+
+// One activated clone. Holding it keeps nothing from being deleted: after TERMINATE with force or
+// delete its calls answer ESTALE, after a failure EIO.
+class Clone {
+ public:
+  virtual ~Clone() = default;
+  virtual const std::string& name() const = 0;
+  virtual unsigned slot() const = 0;
+  virtual int error() const = 0;  // 0, ESTALE, EIO
+  virtual int root() const = 0;   // descriptor (O_PATH|O_DIRECTORY) of its tree in the pool; borrowed
+
+  // Turns the attributes of an object in the pool into those that the clone shows: inode number
+  // (stable, unique in the clones mount), ctime, and mtime/atime while tracks are pending.
+  virtual void present(struct stat* st) const = 0;
+  virtual uint64_t present_ino(uint64_t pool_ino) const = 0;  // the same for readdir
+  // The clone's user changed the object (data, attributes, names): from now on its own ctime shows.
+  // TIMES: what utimensat set explicitly while tracks are pending, with UTIME_OMIT/UTIME_NOW.
+  virtual void changed(uint64_t pool_ino, const timespec* times = nullptr) = 0;
+};
+
+// An open regular file of a clone. FD (of the pool's file, O_RDWR or O_RDONLY as permitted) stays
+// the caller's and must outlive it.
+class CloneFile {
+ public:
+  virtual ~CloneFile() = default;
+  // No IND bit is left (and none can come back): I/O may go to FD directly, by passthrough too.
+  virtual bool drained() const = 0;
+  // Bytes read, or -errno. A read of a track with IND comes from the source.
+  virtual ssize_t read(void* data, size_t size, uint64_t offset) = 0;
+  // Bytes written, or -errno. Tracks that it covers in part are copied first.
+  virtual ssize_t write(const void* data, size_t size, uint64_t offset) = 0;
+  virtual int truncate(uint64_t size) = 0;
+  // fallocate(2) of the clone's file, all modes.
+  virtual int allocate(int mode, uint64_t offset, uint64_t length) = 0;
+  // SEEK_DATA and SEEK_HOLE: pending tracks are data. Offset or -errno.
+  virtual int64_t seek(uint64_t offset, int whence) = 0;
+};
+
+class Engine {
+ public:
+  // Opens or makes the pool and takes up its sessions again. Errors: the pool cannot be used
+  // (locked by another daemon: EBUSY; of another volume; of a newer format; damaged).
+  static Result<std::unique_ptr<Engine>> open(EngineOptions options, Disk& disk = posix_disk());
+  // Without close() before, this is what SIGKILL would do, less the crash: for tests.
+  ~Engine();
+  // A clean end: no command or change may run any more. Records what the next open checks.
+  Status close();
+
+  // --- changes of the volume -----------------------------------------------------------------
+  // Data of RANGE changes (write, fallocate, copy_file_range, page write-back). FD: a descriptor of
+  // the file that can be read, or -1.
+  Change change_data(SourceId id, int fd, ByteRange range);
+  // The size becomes SIZE.
+  Change change_size(SourceId id, int fd, uint64_t size);
+  // Mode, owner, times, xattrs, ACLs change.
+  Change change_attributes(SourceId id);
+  // Entries of directories change.
+  Change change_names(const NamesChange& names);
+
+  // --- what the activation asks of the caller -------------------------------------------------
+  // Called in ACTIVATE outside the fence, several times: make the dirty pages of every file with a
+  // writable open for which WANTED is true reach the engine, and wait. Set before commands come.
+  using Wanted = std::function<bool(SourceId)>;
+  void set_flush(std::function<Status(const Wanted&)> flush);
+  // Called without locks when the list of clones or the state of one changes (activated, drained,
+  // gone): for notifications to the kernel.
+  void set_clones_changed(std::function<void(const std::string& name)> changed);
+
+  // --- commands --------------------------------------------------------------------------------
+  Status create(const CreateOptions& options);
+  Status precopy(const std::vector<std::string>& names);
+  Status activate(const std::vector<std::string>& names);
+  Status terminate(const std::vector<std::string>& names, bool force);
+  // Removes the clone: a drained or terminated one with its tree. FORCE: any.
+  Status remove(const std::vector<std::string>& names, bool force = false);
+  // 0: no limit.
+  Status set_rate(const std::string& name, uint64_t bytes_per_s);
+  enum class Goal { kPrecopied, kCopied };
+  // Waits until the session has reached the goal. ETIMEDOUT; an error at once when it can't.
+  Status wait(const std::string& name, Goal goal, std::optional<std::chrono::milliseconds> timeout);
+
+  std::vector<SessionStatus> status() const;  // terminated ones too, by name
+  Result<SessionStatus> status(const std::string& name) const;
+  Result<std::vector<MemberExtents>> extents(const std::string& name) const;
+
+  // --- events ----------------------------------------------------------------------------------
+  // Events after number AFTER, oldest first; a bounded number is kept.
+  std::vector<EngineEvent> events(uint64_t after) const;
+  // Waits until there is an event after AFTER or the time is over. True: there is.
+  bool wait_event(uint64_t after, std::chrono::milliseconds timeout) const;
+  void log(const std::string& text);  // adds an event
+
+  // --- clones ------------------------------------------------------------------------------------
+  std::vector<CloneInfo> clones() const;  // activated ones, failed too, by name
+  // ENOENT: no such clone, or it is locked (not activated).
+  Result<std::shared_ptr<Clone>> clone(const std::string& name) const;
+  // POOL_INO is FD's.
+  Result<std::unique_ptr<CloneFile>> open_clone_file(const std::shared_ptr<Clone>& clone, int fd,
+                                                     uint64_t pool_ino);
+
+  // --- for tests: the copy program as a step function ------------------------------------------
+  // One step of the copy program of a session: false when nothing was left to do. In two halves, so
+  // that other things can happen between: read reads a chunk, finish puts it on the clone side.
+  bool step(const std::string& name);
+  bool step_read(const std::string& name);
+  bool step_finish(const std::string& name);
+
+  const std::string& pool_path() const;
+  // Device of the volume: objects with another st_dev have SourceId 0.
+  dev_t device() const;
+
+ private:
+  explicit Engine(std::unique_ptr<detail::Core> core);
+  std::unique_ptr<detail::Core> core_;
+};
+
+// Names of sessions: [A-Za-z0-9][A-Za-z0-9._-]{0,63}.
+bool is_session_name(std::string_view name);
+
+}  // namespace clonefs

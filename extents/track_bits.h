@@ -1,0 +1,57 @@
+// The bits of one track in one session: clone PB, precopy PB, IND, and the only transitions that
+// change them (engine/STATES.md explains them). A track's bits are one byte, on disk as in memory.
+#pragma once
+
+#include <cstdint>
+
+namespace clonefs {
+
+using TrackBits = uint8_t;
+
+inline constexpr TrackBits kClonePb = 1;    // not (or no longer) on the clone side
+inline constexpr TrackBits kPrecopyPb = 2;  // copied during precopy and not written since
+inline constexpr TrackBits kInd = 4;        // an access to the clone's track must be intercepted
+inline constexpr TrackBits kRewritten = 8;  // was precopied once and written since (for counting)
+inline constexpr TrackBits kCopying = 16;   // a copy of it began and it was not written since then;
+                                            // in memory only, never on disk
+
+inline constexpr TrackBits kDone = 0;                            // 000
+inline constexpr TrackBits kPending = kClonePb | kInd;           // 101
+inline constexpr TrackBits kRecopy = kPending | kRewritten;      // 101, to be copied again
+inline constexpr TrackBits kPrecopied = kPrecopyPb;              // 010
+
+// On the clone side nothing is missing when neither PB is set; a pending track is only on the
+// source side.
+constexpr bool is_pending(TrackBits b) { return (b & kClonePb) != 0; }
+constexpr bool is_precopied(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == kPrecopyPb; }
+constexpr bool is_copying(TrackBits b) { return (b & kCopying) != 0; }
+
+// Whether a byte read from disk is a state that can be. Anything else fails the session.
+constexpr bool is_possible(TrackBits b) {
+  return b == kDone || b == kPending || b == kRecopy || b == kPrecopied;
+}
+
+// What goes to disk.
+constexpr TrackBits durable_form(TrackBits b) { return b & static_cast<TrackBits>(~kCopying); }
+
+// --- transitions ---
+
+// CREATE: the track is in an extent.
+constexpr TrackBits on_create(TrackBits) { return kPending; }
+// A copy of a pending track begins.
+constexpr TrackBits on_copy_begun(TrackBits b) { return is_pending(b) ? b | kCopying : b; }
+// Source write before activation: 010 -> 101; a hole (000) joins the extents; 101 stays.
+constexpr TrackBits on_precopy_write(TrackBits b) {
+  if (is_precopied(b)) return kRecopy;
+  if (b == kDone) return kPending;
+  return b & static_cast<TrackBits>(~kCopying);
+}
+// Precopy copied the track: 101 -> 010.
+constexpr TrackBits on_precopied(TrackBits) { return kPrecopied; }
+// After activation: copied by the copy program, COFW or clone access, or overwritten on the clone
+// side: 101 or 010 -> 000.
+constexpr TrackBits on_drained(TrackBits) { return kDone; }
+// The track left the member (cut off, or found to be a hole) before activation.
+constexpr TrackBits on_left(TrackBits) { return kDone; }
+
+}  // namespace clonefs
