@@ -1,0 +1,79 @@
+// FuseSession: one FUSE connection and its worker threads. The live mount and the clones mount are
+// two of them with different options; what they show is the tree of nodes behind their root.
+//
+// Thread safety: run() belongs to one thread; the rest may be called from any thread.
+#pragma once
+
+#include <fuse3/fuse_lowlevel.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "extents/result.h"
+#include "fs/node.h"
+
+namespace clonefs {
+
+struct FuseSessionOptions {
+  std::string source;  // shown as the device in the mount table
+  // Mount options, such as "allow_other", "dev", "suid", "ro". subtype, fsname and max_read are set
+  // by the session.
+  std::vector<std::string> mount_options;
+  bool writeback = false;    // FUSE_WRITEBACK_CACHE; excludes passthrough
+  bool passthrough = false;  // ask for FUSE_PASSTHROUGH
+  bool posix_acl = true;     // ACLs are checked by the kernel; implies default_permissions
+  unsigned threads = 64;     // at most; they are made as requests come
+};
+
+class FuseSession {
+ public:
+  // ROOT outlives the session.
+  static Result<std::unique_ptr<FuseSession>> create(Node* root, FuseSessionOptions options);
+  ~FuseSession();  // unmounts if mounted
+
+  Status mount(const std::string& mountpoint);
+  // Serves until the mount is unmounted (by anyone) or stop() is called. Returns 0 or an errno.
+  int run();
+  // Makes run() return; the mount stays until unmount().
+  void stop();
+  // Asks the kernel to take the mount away; LAZY: also when it is busy (it goes when the last user
+  // does). Error: EBUSY. As an ordinary user through fusermount3.
+  Status unmount(bool lazy);
+
+  const std::string& mountpoint() const { return mountpoint_; }
+  // What was negotiated; known when the first request is served.
+  bool passthrough() const { return passthrough_.load(); }
+  bool writeback() const { return writeback_.load(); }
+  uint32_t max_write() const { return max_write_.load(); }
+
+  // Notifications to the kernel. Never from a thread that serves a request. Errors are ignored: the
+  // kernel may have forgotten already.
+  void invalidate_entry(Node* parent, const std::string& name);
+  void invalidate_inode(Node* node);
+  fuse_session* raw() { return session_; }
+
+  // After mount, as root: no write throttling by this mount's own small share of dirty pages
+  // (facts/fuse.md 3g), larger read-ahead. What can't be set is left as it is.
+  void tune(const std::string& mountpoint);
+
+ private:
+  friend struct FuseDispatch;
+  FuseSession(Node* root, FuseSessionOptions options);
+  Node* node(fuse_ino_t ino) const {
+    return ino == FUSE_ROOT_ID ? root_ : reinterpret_cast<Node*>(ino);
+  }
+  fuse_ino_t nodeid(Node* node) const { return node == root_ ? FUSE_ROOT_ID : nodeid_of(node); }
+
+  Node* const root_;
+  const FuseSessionOptions options_;
+  fuse_session* session_ = nullptr;
+  std::string mountpoint_;
+  std::atomic<bool> mounted_{false};
+  std::atomic<bool> passthrough_{false};
+  std::atomic<bool> writeback_{false};
+  std::atomic<uint32_t> max_write_{0};
+};
+
+}  // namespace clonefs

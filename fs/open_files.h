@@ -1,0 +1,22 @@
+// Which processes use a directory: open files, mappings, working and root directories beneath it.
+// Sees other users' processes only as root. Thread safety: no state.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace clonefs {
+
+struct ProcessInside {
+  pid_t pid = 0;
+  std::string name;  // /proc/PID/comm
+  std::string what;  // the first file found, absolute, and how it is held ("open", "mapped", "cwd")
+};
+
+// Processes other than the caller with something open at or beneath PATH (absolute, no symlinks),
+// each once, by pid.
+std::vector<ProcessInside> processes_inside(const std::string& path);
+
+}  // namespace clonefs
