@@ -1,0 +1,287 @@
+#include "fs/command.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+
+#include "fs/words.h"
+
+namespace clonefs {
+
+namespace {
+
+using Check = std::function<std::string(std::string&)>;
+
+[[noreturn]] void refuse(const std::string& why) { throw CLI::ValidationError(why, EINVAL); }
+
+std::string check_name(const std::string& name) {
+  if (is_session_name(name)) return {};
+  return "'" + name + "' cannot be the name of a session: use 1 to 64 letters, digits, '.', '_' " +
+         "and '-', beginning with a letter or digit.";
+}
+
+uint64_t size_of(const std::string& text) {
+  auto size = parse_size(text);
+  if (!size) refuse(size.error().message);
+  return *size;
+}
+
+ByteRange extent_of(const std::string& text) {
+  const size_t colon = text.find(':');
+  if (colon == std::string::npos) {
+    refuse("'" + text + "' is not an extent. Write OFFSET:LENGTH, for instance 0:64K.");
+  }
+  const ByteRange range{size_of(text.substr(0, colon)), size_of(text.substr(colon + 1))};
+  if (range.length == 0) refuse("the extent '" + text + "' is empty. Its length must not be 0.");
+  return range;
+}
+
+TrackSize track_size_of(const std::string& text) {
+  const uint64_t bytes = size_of(text);
+  if (!TrackSize::valid(bytes)) {
+    refuse("'" + text + "' is no track size. Use a power of two from 4K to 16M.");
+  }
+  return TrackSize(bytes);
+}
+
+std::chrono::milliseconds seconds_of(const std::string& text) {
+  char* end = nullptr;
+  const double seconds = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !(seconds >= 0 && seconds <= 1e9)) {
+    refuse("'" + text + "' is not a time in seconds.");
+  }
+  return std::chrono::milliseconds(std::llround(seconds * 1000));
+}
+
+constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kPrecopy, Verb::kActivate,  Verb::kCopy,
+                           Verb::kStatus, Verb::kList,    Verb::kWait,      Verb::kTerminate,
+                           Verb::kDelete, Verb::kExtents, Verb::kRate};
+
+bool is_verb(const std::string& word) {
+  return std::any_of(std::begin(kVerbs), std::end(kVerbs),
+                     [&word](Verb verb) { return word == to_string(verb); });
+}
+
+std::string verb_list() {
+  std::string list;
+  for (const Verb verb : kVerbs) list += (list.empty() ? "" : ", ") + std::string(to_string(verb));
+  return list;
+}
+
+// What CLI11 says of a wrong command, behind the command's name.
+std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
+  std::string text = error.what();
+  const auto chosen = app.get_subcommands();
+  if (chosen.empty()) return text;
+  if (!text.empty() && text.back() != '.') text += '.';
+  return chosen.front()->get_name() + ": " + text;
+}
+
+}  // namespace
+
+const char* to_string(Verb verb) {
+  switch (verb) {
+    case Verb::kCreate: return "create";
+    case Verb::kPrecopy: return "precopy";
+    case Verb::kActivate: return "activate";
+    case Verb::kCopy: return "copy";
+    case Verb::kStatus: return "status";
+    case Verb::kList: return "list";
+    case Verb::kWait: return "wait";
+    case Verb::kTerminate: return "terminate";
+    case Verb::kDelete: return "delete";
+    case Verb::kExtents: return "extents";
+    case Verb::kRate: return "rate";
+  }
+  return "?";
+}
+
+std::string format_command(const Command& command) {
+  std::vector<std::string> words{to_string(command.verb)};
+  const CreateOptions& create = command.create;
+  if (command.json) words.emplace_back("--json");
+  if (command.force) words.emplace_back("--force");
+  if (create.precopy) words.emplace_back("--precopy");
+  if (create.nocopy) words.emplace_back("--nocopy");
+  if (create.thin) words.emplace_back("--thin");
+  for (const ByteRange& range : create.extents) {
+    words.push_back("--extent=" + std::to_string(range.offset) + ":" +
+                    std::to_string(range.length));
+  }
+  if (create.track_size) {
+    words.push_back("--track-size=" + std::to_string(create.track_size->bytes()));
+  }
+  if (command.verb == Verb::kWait) {
+    words.emplace_back(command.goal == Engine::Goal::kCopied ? "--for=copied" : "--for=precopied");
+    if (command.timeout) {
+      const auto ms = command.timeout->count();
+      const std::string rest = std::to_string(ms % 1000 + 1000).substr(1);
+      words.push_back("--timeout=" + std::to_string(ms / 1000) + "." + rest);
+    }
+  }
+  words.emplace_back("--");
+  if (!create.name.empty()) words.push_back(create.name);
+  words.insert(words.end(), create.paths.begin(), create.paths.end());
+  words.insert(words.end(), command.names.begin(), command.names.end());
+  if (command.verb == Verb::kRate) {
+    words.push_back(command.rate == 0 ? "unlimited" : std::to_string(command.rate));
+  }
+  return join_words(words) + "\n";
+}
+
+void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
+  Command& draft = draft_;
+  CreateOptions& create = draft_.create;
+
+  const auto add = [&](Verb verb, const char* description) {
+    CLI::App* sub = app.add_subcommand(to_string(verb), description);
+    sub->fallthrough();  // options that all commands share may stand behind
+    sub->add_flag("--json", draft.json, "answer as JSON");
+    sub->callback([this, verb] {
+      draft_.verb = verb;
+      draft_.create.activate = verb == Verb::kCopy;
+      command_ = draft_;
+    });
+    return sub;
+  };
+  const auto name_check = CLI::Validator([](std::string& name) { return check_name(name); }, "");
+  const auto names = [&](CLI::App* sub, const char* what) {
+    return sub->add_option("NAME", draft.names, what)->check(name_check);
+  };
+  const auto one_name = [&](CLI::App* sub) {
+    sub->add_option_function<std::string>(
+           "NAME", [&draft](const std::string& name) { draft.names = {name}; }, "the session")
+        ->required()
+        ->check(name_check);
+  };
+  const auto selection = [&](CLI::App* sub) {
+    sub->add_option("NAME", create.name, "name of the new session and its clone")
+        ->required()
+        ->check(name_check);
+    sub->add_option("PATH", create.paths,
+                    "files and directories of the volume; '.' is the whole volume")
+        ->required();
+    sub->add_flag("--nocopy", create.nocopy,
+                  "no background copy: only tracks that are written or read get copied");
+    sub->add_flag("--thin", create.thin, "do not ask whether the pool has room for everything");
+    sub->add_option_function<std::vector<std::string>>(
+           "--extent",
+           [&create](const std::vector<std::string>& texts) {
+             for (const std::string& text : texts) create.extents.push_back(extent_of(text));
+           },
+           "only this part of each file, OFFSET:LENGTH; may be given several times")
+        ->allow_extra_args(false);
+    sub->add_option_function<std::string>(
+        "--track-size", [&create](const std::string& text) {
+          create.track_size = track_size_of(text);
+        },
+        "a power of two from 4K to 16M");
+  };
+  const auto force = [&](CLI::App* sub, const char* what) {
+    sub->add_flag("--force", draft.force, what);
+  };
+
+  CLI::App* sub = add(Verb::kCreate, "Prepare a clone: check the selection and build its skeleton");
+  selection(sub);
+  sub->add_flag("--precopy", create.precopy, "begin to copy before the activation");
+
+  sub = add(Verb::kPrecopy, "Begin to copy created sessions before their activation");
+  names(sub, "sessions")->required();
+
+  sub = add(Verb::kActivate, "Take the consistency point: all named clones show the same instant");
+  names(sub, "sessions")->required();
+
+  sub = add(Verb::kCopy, "Create and activate in one: an instant clone (ACTIVE COPY)");
+  selection(sub);
+
+  sub = add(Verb::kStatus, "Show sessions, their operation and how far the drain is");
+  sub->add_option_function<std::string>(
+         "NAME", [&draft](const std::string& name) { draft.names = {name}; },
+         "the session; default: all")
+      ->check(name_check);
+  if (for_command_line) {
+    sub->add_flag("--watch", draft.watch, "go on showing until everything is copied");
+  }
+
+  add(Verb::kList, "List all clones, terminated ones too");
+
+  sub = add(Verb::kWait, "Wait until a session is copied");
+  one_name(sub);
+  sub->add_option_function<std::string>(
+      "--for",
+      [&draft](const std::string& goal) {
+        if (goal != "precopied" && goal != "copied") {
+          refuse("'" + goal + "' cannot be waited for. Write precopied or copied.");
+        }
+        draft.goal = goal == "copied" ? Engine::Goal::kCopied : Engine::Goal::kPrecopied;
+      },
+      "precopied or copied (the default)");
+  sub->add_option_function<std::string>(
+      "--timeout", [&draft](const std::string& text) { draft.timeout = seconds_of(text); },
+      "seconds; then the command fails");
+
+  sub = add(Verb::kTerminate, "End copied sessions; their clones remain as plain trees");
+  names(sub, "sessions")->required();
+  force(sub, "end sessions that are not copied, and remove their incomplete clones");
+
+  sub = add(Verb::kDelete, "Remove clones");
+  names(sub, "clones")->required();
+  force(sub, "also those with a session that is not terminated");
+
+  sub = add(Verb::kExtents, "Show the extents of a session's files and the bits of their tracks");
+  sub->add_option_function<std::string>(
+         "NAME|PATH", [&draft](const std::string& word) { draft.names = {word}; },
+         "a session, or a file of the volume")
+      ->required();
+
+  sub = add(Verb::kRate, "Limit the speed of a session's copy program; may change while it runs");
+  one_name(sub);
+  sub->add_option_function<std::string>(
+         "BYTES_PER_S",
+         [&draft](const std::string& text) {
+           draft.rate = text == "unlimited" ? 0 : size_of(text);
+           if (draft.rate == 0 && text != "unlimited") {
+             refuse("a rate of 0 would never end. Write unlimited for no limit.");
+           }
+         },
+         "bytes a second (10M), or unlimited")
+      ->required();
+}
+
+std::vector<std::string> protect_words(std::vector<std::string> words) {
+  // "./X" is the same path, and no name or number looks like this.
+  for (std::string& word : words) {
+    if (word == "{}" || word == "++" || (word.size() > 1 && word[0] == '[' && word.back() == ']')) {
+      word.insert(0, "./");
+    }
+  }
+  return words;
+}
+
+Result<ControlLine> parse_control_words(const std::vector<std::string>& words) {
+  if (words.empty()) {
+    return Error{EINVAL, "no command was given. Write one, for instance: status (or --help)."};
+  }
+  CLI::App app("Commands of this volume, one a line", "");
+  app.require_subcommand(1);
+  app.set_help_flag("--help", "say how a command is written");
+  CommandGrammar grammar;
+  grammar.add_to(app, false);
+  if (!is_verb(words[0]) && words[0].substr(0, 1) != "-") {
+    return Error{EINVAL, "unknown command '" + words[0] + "'. Write one of " + verb_list() + "."};
+  }
+  std::vector<std::string> reversed = protect_words(words);
+  std::reverse(reversed.begin(), reversed.end());
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    return ControlLine{std::nullopt, app.help()};
+  } catch (const CLI::ParseError& error) {
+    return Error{EINVAL, usage_message(app, error)};
+  }
+  return ControlLine{grammar.command(), {}};
+}
+
+}  // namespace clonefs

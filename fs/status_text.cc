@@ -1,0 +1,271 @@
+#include "fs/status_text.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "fs/words.h"
+
+namespace clonefs {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string dump(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Json time_json(const timespec& time) {
+  if (time.tv_sec == 0 && time.tv_nsec == 0) return nullptr;
+  return format_time(time);
+}
+
+bool is_active(const SessionStatus& session) {
+  return session.activated_at.tv_sec != 0 || session.activated_at.tv_nsec != 0;
+}
+
+// What is on the clone side, before activation: what precopy brought there.
+double share_done(const SessionStatus& session) {
+  if (session.tracks_total == 0) return 1;
+  const uint64_t done = is_active(session) ? session.tracks_total - std::min(session.tracks_total,
+                                                                             session.tracks_pending)
+                                           : session.tracks_precopied;
+  return std::min(1.0, static_cast<double>(done) / static_cast<double>(session.tracks_total));
+}
+
+std::string percent(const SessionStatus& session) {
+  char text[16];
+  // Rounded down: 100% is said when it is.
+  std::snprintf(text, sizeof text, "%u%%", static_cast<unsigned>(share_done(session) * 100));
+  return text;
+}
+
+std::string duration(int64_t seconds) {
+  char text[48];
+  if (seconds < 60) {
+    std::snprintf(text, sizeof text, "%ds", static_cast<int>(seconds));
+  } else if (seconds < 3600) {
+    std::snprintf(text, sizeof text, "%dm%02ds", static_cast<int>(seconds / 60),
+                  static_cast<int>(seconds % 60));
+  } else {
+    std::snprintf(text, sizeof text, "%lldh%02dm", static_cast<long long>(seconds / 3600),
+                  static_cast<int>(seconds % 3600 / 60));
+  }
+  return text;
+}
+
+// Names of any bytes on one line of a terminal.
+std::string printable(const std::string& name) {
+  std::string out;
+  for (const unsigned char c : name) {
+    if (c < 0x20 || c == 0x7f) {
+      char text[8];
+      std::snprintf(text, sizeof text, "\\x%02x", c);
+      out += text;
+    } else {
+      out += static_cast<char>(c);
+    }
+  }
+  return out;
+}
+
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> width;
+  for (const auto& row : rows) {
+    width.resize(std::max(width.size(), row.size()));
+    for (size_t i = 0; i < row.size(); i++) width[i] = std::max(width[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); i++) {
+      line += row[i];
+      if (i + 1 < row.size()) line.append(width[i] - row[i].size() + 2, ' ');
+    }
+    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return out;
+}
+
+std::string short_time(const timespec& time) {
+  if (time.tv_sec == 0 && time.tv_nsec == 0) return "-";
+  tm broken{};
+  localtime_r(&time.tv_sec, &broken);
+  char text[32];
+  strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken);
+  return text;
+}
+
+Json to_json(const SessionStatus& s) {
+  Json json;
+  json["name"] = s.name;
+  json["state"] = to_string(s.state);
+  json["op"] = s.op;
+  json["op_status"] = s.op_status;
+  json["created_at"] = time_json(s.created_at);
+  json["activated_at"] = time_json(s.activated_at);
+  json["error"] = s.error.empty() ? Json(nullptr) : Json(s.error);
+  json["paths"] = s.paths;
+  json["files"] = s.files;
+  json["objects"] = s.objects;
+  json["track_size"] = s.track_size;
+  json["tracks_total"] = s.tracks_total;
+  json["tracks_pending"] = s.tracks_pending;
+  json["tracks_precopied"] = s.tracks_precopied;
+  json["tracks_recopied"] = s.tracks_recopied;
+  json["cofw_tracks"] = s.cofw_tracks;
+  json["clone_read_tracks"] = s.clone_read_tracks;
+  json["last_track"] = s.last_track.empty() ? Json(nullptr) : Json(s.last_track);
+  json["bytes_total"] = s.bytes_total;
+  json["bytes_copied"] = s.bytes_copied;
+  json["nocopy"] = s.nocopy;
+  json["rate_limit"] = s.rate_limit == 0 ? Json(nullptr) : Json(s.rate_limit);
+  json["rate_bytes_per_s"] = s.rate_bytes_per_s;
+  json["eta_s"] = s.eta_s < 0 ? Json(nullptr) : Json(s.eta_s);
+  json["sessions"] = s.sessions;
+  json["destination"] = s.destination;
+  json["fence_ns"] = s.fence_ns;
+  return json;
+}
+
+bool shown(const SessionStatus& session, bool all) {
+  return all || session.state != SessionState::kTerminated;
+}
+
+}  // namespace
+
+std::string format_time(const timespec& time) {
+  if (time.tv_sec == 0 && time.tv_nsec == 0) return {};
+  tm broken{};
+  gmtime_r(&time.tv_sec, &broken);
+  char date[32];
+  strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &broken);
+  char text[48];
+  std::snprintf(text, sizeof text, "%s.%09ldZ", date, static_cast<long>(time.tv_nsec));
+  return text;
+}
+
+std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
+  std::vector<std::vector<std::string>> rows{
+      {"NAME", "STATE", "OPERATION", "DONE", "FILES", "SIZE", "LEFT", "CONSISTENCY POINT"}};
+  for (const SessionStatus& s : sessions) {
+    if (!shown(s, all)) continue;
+    std::string operation = s.op;
+    if (!s.op_status.empty()) operation += (operation.empty() ? "" : " ") + s.op_status;
+    rows.push_back({s.name, to_string(s.state), operation, percent(s), std::to_string(s.files),
+                    format_size(s.bytes_total), s.eta_s < 0 ? "-" : duration(s.eta_s),
+                    short_time(s.activated_at)});
+  }
+  if (rows.size() == 1) return all ? "no clones\n" : "no sessions\n";
+  std::string text = table(rows);
+  for (const SessionStatus& s : sessions) {
+    if (shown(s, all) && !s.error.empty()) text += s.name + ": " + printable(s.error) + "\n";
+  }
+  return text;
+}
+
+std::string status_details(const SessionStatus& s) {
+  std::string paths;
+  for (size_t i = 0; i < s.paths.size() && i < 8; i++) {
+    paths += (i == 0 ? "" : " ") + printable(quote_word(s.paths[i]));
+  }
+  if (s.paths.size() > 8) paths += " ... (" + std::to_string(s.paths.size()) + ")";
+  std::string columns;
+  for (const unsigned id : s.sessions) columns += (columns.empty() ? "" : " ") + std::to_string(id);
+  const auto moment = [](const timespec& time) {
+    const std::string text = format_time(time);
+    return text.empty() ? "-" : text;
+  };
+
+  std::vector<std::vector<std::string>> rows{
+      {"name", s.name},
+      {"state", to_string(s.state)},
+      {"operation", s.op + " " + s.op_status},
+      {"created", moment(s.created_at)},
+      {"consistency point", moment(s.activated_at)},
+      {"paths", paths},
+      {"files", std::to_string(s.files) + " (" + std::to_string(s.objects) + " objects)"},
+      {"tracks", std::to_string(s.tracks_total) + " of " + format_size(s.track_size) + ", " +
+                     std::to_string(s.tracks_pending) + " pending, " +
+                     std::to_string(s.tracks_precopied) + " precopied, " +
+                     std::to_string(s.tracks_recopied) + " copied again"},
+      {"copied on first write", std::to_string(s.cofw_tracks) + " tracks"},
+      {"taken by clone reads", std::to_string(s.clone_read_tracks) + " tracks"},
+      {"last track", s.last_track.empty() ? "-" : printable(s.last_track)},
+      {"copied", format_size(s.bytes_copied) + " of " + format_size(s.bytes_total) + " (" +
+                     percent(s) + ")"},
+      {"rate", format_size(s.rate_bytes_per_s) + "/s, limit " +
+                   (s.rate_limit == 0 ? "none" : format_size(s.rate_limit) + "/s")},
+      {"left", s.eta_s < 0 ? "-" : duration(s.eta_s)},
+      {"background copy", s.nocopy ? "no" : "yes"},
+      {"session columns", columns.empty() ? "-" : columns},
+      {"destination", printable(s.destination)},
+  };
+  if (s.fence_ns != 0) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.3f ms", static_cast<double>(s.fence_ns) / 1e6);
+    rows.push_back({"fence", text});
+  }
+  if (!s.error.empty()) rows.push_back({"error", printable(s.error)});
+  return table(rows);
+}
+
+std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>& sessions,
+                        bool all) {
+  Json json;
+  json["schema"] = 1;
+  json["version"] = CLONEFS_VERSION;
+  json["volume"] = info.volume;
+  json["source"] = info.source;
+  json["pool"] = info.pool;
+  json["pid"] = info.pid;
+  json["sessions"] = Json::array();
+  for (const SessionStatus& session : sessions) {
+    if (shown(session, all)) json["sessions"].push_back(to_json(session));
+  }
+  return dump(json);
+}
+
+std::string session_json(const SessionStatus& session) {
+  return dump(to_json(session));
+}
+
+std::string extents_text(const std::string& session, const std::vector<MemberExtents>& members) {
+  std::string text;
+  for (const MemberExtents& member : members) {
+    text += session + ": " + printable(member.path) + ", " + std::to_string(member.size) +
+            " bytes, tracks of " + format_size(member.track_size) + "\n";
+    std::vector<std::vector<std::string>> rows{{"  FIRST", "COUNT", "PB/PRECOPY/IND"}};
+    for (const auto& run : member.runs) {
+      rows.push_back({"  " + std::to_string(run.extent.first), std::to_string(run.extent.count),
+                      run.bits});
+    }
+    if (rows.size() > 1) text += table(rows);
+  }
+  return text.empty() ? session + ": no files\n" : text;
+}
+
+std::string extents_json(const std::vector<SessionExtents>& sessions) {
+  Json json;
+  json["schema"] = 1;
+  json["sessions"] = Json::array();
+  for (const SessionExtents& session : sessions) {
+    Json files = Json::array();
+    for (const MemberExtents& member : session.members) {
+      Json runs = Json::array();
+      for (const auto& run : member.runs) {
+        runs.push_back(
+            {{"first", run.extent.first}, {"count", run.extent.count}, {"bits", run.bits}});
+      }
+      files.push_back({{"path", member.path},
+                       {"size", member.size},
+                       {"track_size", member.track_size},
+                       {"extents", runs}});
+    }
+    json["sessions"].push_back({{"name", session.session}, {"files", files}});
+  }
+  return dump(json);
+}
+
+}  // namespace clonefs

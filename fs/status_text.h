@@ -1,0 +1,44 @@
+// The status of sessions as text and as JSON, for the control files and the command line.
+// JSON: bytes that are no UTF-8 are replaced by U+FFFD; times are RFC 3339, UTC, with nanoseconds,
+// null when there is none. Keys are only ever added within a schema. Thread safety: no state.
+#pragma once
+
+#include <sys/types.h>
+
+#include <ctime>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace clonefs {
+
+// Of whom a status speaks.
+struct VolumeInfo {
+  std::string volume;  // the mountpoint
+  std::string source;
+  std::string pool;
+  pid_t pid = 0;
+};
+
+std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0
+
+// A table with one line a session; terminated ones are left out unless ALL.
+std::string status_table(const std::vector<SessionStatus>& sessions, bool all);
+// Everything of one session, line by line.
+std::string status_details(const SessionStatus& session);
+// {"schema":1,"volume":...,"sessions":[...]}
+std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>& sessions,
+                        bool all);
+// One session's object alone.
+std::string session_json(const SessionStatus& session);
+
+std::string extents_text(const std::string& session, const std::vector<MemberExtents>& members);
+// {"schema":1,"session":NAME,"files":[...]} of each session.
+struct SessionExtents {
+  std::string session;
+  std::vector<MemberExtents> members;
+};
+std::string extents_json(const std::vector<SessionExtents>& sessions);
+
+}  // namespace clonefs
