@@ -27,6 +27,7 @@ class ActAs {
   bool switched_ = false;
   bool groups_ = false;
   bool umask_ = false;
+  mode_t old_umask_ = 0;
 };
 
 }  // namespace clonefs

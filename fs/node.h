@@ -99,7 +99,6 @@ class Handle {
   // This is the one that is read.
   virtual void copy_file_range(fuse_req_t req, off_t offset, Handle* to, off_t to_offset,
                                size_t length, int flags);
-  virtual void poll(fuse_req_t req, fuse_file_info* fi, fuse_pollhandle* poll_handle);
 
   // Directories. fsync is fsyncdir.
   virtual void readdir(fuse_req_t req, size_t size, off_t offset, fuse_file_info* fi);

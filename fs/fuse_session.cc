@@ -1,0 +1,403 @@
+#include "fs/fuse_session.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+extern char** environ;
+
+namespace clonefs {
+
+// From libfuse's table of functions to nodes and handles.
+struct FuseDispatch {
+  static FuseSession* session(fuse_req_t req) {
+    return static_cast<FuseSession*>(fuse_req_userdata(req));
+  }
+  static Node* node(fuse_req_t req, fuse_ino_t ino) { return session(req)->node(ino); }
+
+  template <class F>
+  static void guard(fuse_req_t req, F&& serve) noexcept {
+    try {
+      serve();
+    } catch (const std::bad_alloc&) {
+      fuse_reply_err(req, ENOMEM);
+    } catch (...) {
+      fuse_reply_err(req, EIO);
+    }
+  }
+  // SERVE gets the handle; a file that has none was opened by nobody.
+  template <class F>
+  static void with_handle(fuse_req_t req, const fuse_file_info* fi, F&& serve) noexcept {
+    Handle* handle = handle_of(fi);
+    if (handle == nullptr) {
+      fuse_reply_err(req, EBADF);
+    } else {
+      guard(req, [&] { serve(*handle); });
+    }
+  }
+
+  static bool ask(fuse_conn_info* conn, uint64_t capability, bool on = true) {
+#if FUSE_USE_VERSION >= 317
+    if (!on) {
+      fuse_unset_feature_flag(conn, capability);
+      return false;
+    }
+    return fuse_set_feature_flag(conn, capability);
+#else
+    if (!on || (conn->capable & capability) == 0) {
+      conn->want &= ~static_cast<unsigned>(capability);
+      return false;
+    }
+    conn->want |= static_cast<unsigned>(capability);
+    return true;
+#endif
+  }
+
+  static void init(void* userdata, fuse_conn_info* conn) noexcept {
+    auto* self = static_cast<FuseSession*>(userdata);
+    const FuseSessionOptions& options = self->options_;
+    ask(conn, FUSE_CAP_WRITEBACK_CACHE, false);
+    ask(conn, FUSE_CAP_DONT_MASK);  // default ACLs replace the umask: we apply it
+    if (options.posix_acl) ask(conn, FUSE_CAP_POSIX_ACL);
+    ask(conn, FUSE_CAP_ATOMIC_O_TRUNC);
+    ask(conn, FUSE_CAP_ASYNC_READ);
+    ask(conn, FUSE_CAP_ASYNC_DIO);
+    ask(conn, FUSE_CAP_PARALLEL_DIROPS);
+    ask(conn, FUSE_CAP_READDIRPLUS);
+    ask(conn, FUSE_CAP_READDIRPLUS_AUTO);
+    ask(conn, FUSE_CAP_CACHE_SYMLINKS);
+    // Locks stay in the kernel; file handles of the mount would outlive our nodes.
+    ask(conn, FUSE_CAP_POSIX_LOCKS, false);
+    ask(conn, FUSE_CAP_FLOCK_LOCKS, false);
+    ask(conn, FUSE_CAP_EXPORT_SUPPORT, false);
+    // Nobody else changes the files: what the cache holds is good.
+    ask(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
+    // Requests through a pipe are slower than one more copy in memory.
+    ask(conn, FUSE_CAP_SPLICE_READ, false);
+    ask(conn, FUSE_CAP_SPLICE_WRITE, false);
+    bool passthrough = false;
+#ifdef CLONEFS_HAVE_PASSTHROUGH
+    ask(conn, FUSE_CAP_PASSTHROUGH, false);
+    if (options.passthrough && !options.writeback && ask(conn, FUSE_CAP_PASSTHROUGH)) {
+      conn->max_backing_stack_depth = 1;
+      passthrough = true;
+    }
+#endif
+    self->passthrough_ = passthrough;
+    self->writeback_ = options.writeback && ask(conn, FUSE_CAP_WRITEBACK_CACHE);
+    // Without it each write costs a request for security.capability. With passthrough nobody would
+    // strip set-id bits then (facts/fuse.md 3c).
+    ask(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
+    ask(conn, FUSE_CAP_HANDLE_KILLPRIV_V2, !passthrough);
+    conn->max_write = 1 << 20;
+    conn->max_background = 128;
+    conn->congestion_threshold = 96;
+    conn->time_gran = 1;
+    self->max_write_ = conn->max_write;
+  }
+
+  static void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+    guard(req, [&] { node(req, parent)->lookup(req, name); });
+  }
+  static void forget_one(fuse_req_t req, fuse_ino_t ino, uint64_t count) noexcept {
+    if (ino == FUSE_ROOT_ID || ino == 0) return;
+    try {
+      node(req, ino)->forget(count);
+    } catch (...) {  // a destructor's mistake must not end the daemon
+    }
+  }
+  static void forget(fuse_req_t req, fuse_ino_t ino, uint64_t count) {
+    forget_one(req, ino, count);
+    fuse_reply_none(req);
+  }
+  static void forget_multi(fuse_req_t req, size_t count, fuse_forget_data* forgets) {
+    for (size_t i = 0; i < count; ++i) forget_one(req, forgets[i].ino, forgets[i].nlookup);
+    fuse_reply_none(req);
+  }
+  static void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+    guard(req, [&] { node(req, ino)->getattr(req, handle_of(fi)); });
+  }
+  static void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set,
+                      fuse_file_info* fi) {
+    guard(req, [&] { node(req, ino)->setattr(req, attr, to_set, handle_of(fi)); });
+  }
+  static void readlink(fuse_req_t req, fuse_ino_t ino) {
+    guard(req, [&] { node(req, ino)->readlink(req); });
+  }
+  static void mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
+                    dev_t device) {
+    guard(req, [&] { node(req, parent)->mknod(req, name, mode, device); });
+  }
+  static void mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode) {
+    guard(req, [&] { node(req, parent)->mkdir(req, name, mode); });
+  }
+  static void unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
+    guard(req, [&] { node(req, parent)->unlink(req, name); });
+  }
+  static void rmdir(fuse_req_t req, fuse_ino_t parent, const char* name) {
+    guard(req, [&] { node(req, parent)->rmdir(req, name); });
+  }
+  static void symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name) {
+    guard(req, [&] { node(req, parent)->symlink(req, target, name); });
+  }
+  static void rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,
+                     const char* new_name, unsigned flags) {
+    guard(req, [&] {
+      node(req, parent)->rename(req, name, node(req, new_parent), new_name, flags);
+    });
+  }
+  static void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char* name) {
+    guard(req, [&] { node(req, parent)->link(req, node(req, ino), name); });
+  }
+  static void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+    fi->fh = 0;
+    guard(req, [&] { node(req, ino)->open(req, fi); });
+  }
+  static void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
+                     fuse_file_info* fi) {
+    fi->fh = 0;
+    guard(req, [&] { node(req, parent)->create(req, name, mode, fi); });
+  }
+  static void tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, fuse_file_info* fi) {
+    fi->fh = 0;
+    guard(req, [&] { node(req, parent)->tmpfile(req, mode, fi); });
+  }
+  static void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+    fi->fh = 0;
+    guard(req, [&] { node(req, ino)->opendir(req, fi); });
+  }
+  static void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.read(req, size, offset, fi); });
+  }
+  static void write_buf(fuse_req_t req, fuse_ino_t, fuse_bufvec* data, off_t offset,
+                        fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.write(req, data, offset, fi); });
+  }
+  static void flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.flush(req, fi); });
+  }
+  static void release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+    guard(req, [&] {
+      delete handle_of(fi);
+      fuse_reply_err(req, 0);
+    });
+  }
+  static void fsync(fuse_req_t req, fuse_ino_t, int data_only, fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.fsync(req, data_only != 0, fi); });
+  }
+  static void readdir(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.readdir(req, size, offset, fi); });
+  }
+  static void readdirplus(fuse_req_t req, fuse_ino_t, size_t size, off_t offset,
+                          fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.readdirplus(req, size, offset, fi); });
+  }
+  static void statfs(fuse_req_t req, fuse_ino_t ino) {
+    guard(req, [&] { node(req, ino == 0 ? FUSE_ROOT_ID : ino)->statfs(req); });
+  }
+  static void setxattr(fuse_req_t req, fuse_ino_t ino, const char* name, const char* value,
+                       size_t size, int flags) {
+    guard(req, [&] { node(req, ino)->setxattr(req, name, value, size, flags); });
+  }
+  static void getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, size_t size) {
+    guard(req, [&] { node(req, ino)->getxattr(req, name, size); });
+  }
+  static void listxattr(fuse_req_t req, fuse_ino_t ino, size_t size) {
+    guard(req, [&] { node(req, ino)->listxattr(req, size); });
+  }
+  static void removexattr(fuse_req_t req, fuse_ino_t ino, const char* name) {
+    guard(req, [&] { node(req, ino)->removexattr(req, name); });
+  }
+  static void access(fuse_req_t req, fuse_ino_t ino, int mask) {
+    guard(req, [&] { node(req, ino)->access(req, mask); });
+  }
+  static void fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, off_t length,
+                        fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.fallocate(req, mode, offset, length); });
+  }
+  static void copy_file_range(fuse_req_t req, fuse_ino_t, off_t offset, fuse_file_info* fi,
+                              fuse_ino_t, off_t to_offset, fuse_file_info* to_fi, size_t length,
+                              int flags) {
+    with_handle(req, fi, [&](Handle& handle) {
+      with_handle(req, to_fi, [&](Handle& to) {
+        handle.copy_file_range(req, offset, &to, to_offset, length, flags);
+      });
+    });
+  }
+  static void lseek(fuse_req_t req, fuse_ino_t, off_t offset, int whence, fuse_file_info* fi) {
+    with_handle(req, fi, [&](Handle& handle) { handle.lseek(req, offset, whence); });
+  }
+
+  static fuse_lowlevel_ops operations() {
+    fuse_lowlevel_ops ops{};
+    ops.init = init;
+    ops.lookup = lookup;
+    ops.forget = forget;
+    ops.forget_multi = forget_multi;
+    ops.getattr = getattr;
+    ops.setattr = setattr;
+    ops.readlink = readlink;
+    ops.mknod = mknod;
+    ops.mkdir = mkdir;
+    ops.unlink = unlink;
+    ops.rmdir = rmdir;
+    ops.symlink = symlink;
+    ops.rename = rename;
+    ops.link = link;
+    ops.open = open;
+    ops.create = create;
+#if FUSE_USE_VERSION >= 317
+    ops.tmpfile = tmpfile;
+#endif
+    ops.opendir = opendir;
+    ops.read = read;
+    ops.write_buf = write_buf;
+    ops.flush = flush;
+    ops.release = release;
+    ops.releasedir = release;
+    ops.fsync = fsync;
+    ops.fsyncdir = fsync;
+    ops.readdir = readdir;
+    ops.readdirplus = readdirplus;
+    ops.statfs = statfs;
+    ops.setxattr = setxattr;
+    ops.getxattr = getxattr;
+    ops.listxattr = listxattr;
+    ops.removexattr = removexattr;
+    ops.access = access;
+    ops.fallocate = fallocate;
+    ops.copy_file_range = copy_file_range;
+    ops.lseek = lseek;
+    return ops;
+  }
+};
+
+FuseSession::FuseSession(Node* root, FuseSessionOptions options)
+    : root_(root), options_(std::move(options)) {}
+
+Result<std::unique_ptr<FuseSession>> FuseSession::create(Node* root, FuseSessionOptions options) {
+  std::unique_ptr<FuseSession> self(new FuseSession(root, std::move(options)));
+  static const fuse_lowlevel_ops ops = FuseDispatch::operations();
+
+  char* opts = nullptr;
+  bool ok = fuse_opt_add_opt(&opts, "default_permissions") == 0 &&
+            fuse_opt_add_opt(&opts, "subtype=clonefs") == 0 &&
+            fuse_opt_add_opt_escaped(&opts, ("fsname=" + self->options_.source).c_str()) == 0;
+  for (const std::string& option : self->options_.mount_options) {
+    ok = ok && fuse_opt_add_opt(&opts, option.c_str()) == 0;
+  }
+  fuse_args args = FUSE_ARGS_INIT(0, nullptr);
+  ok = ok && fuse_opt_add_arg(&args, "clonefs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+       fuse_opt_add_arg(&args, opts) == 0;
+  if (ok) self->session_ = fuse_session_new(&args, &ops, sizeof ops, self.get());
+  const std::string text = opts == nullptr ? "" : opts;
+  fuse_opt_free_args(&args);
+  free(opts);
+  if (self->session_ == nullptr) {
+    return Error{EINVAL, "FUSE does not take the mount options " + text};
+  }
+  return self;
+}
+
+FuseSession::~FuseSession() {
+  if (session_ == nullptr) return;
+  if (mounted_) fuse_session_unmount(session_);
+  fuse_session_destroy(session_);
+}
+
+Status FuseSession::mount(const std::string& mountpoint) {
+  errno = 0;
+  if (fuse_session_mount(session_, mountpoint.c_str()) != 0) {
+    // libfuse printed the detail; fusermount3 leaves no errno.
+    const int code = errno != 0 ? errno : EPERM;
+    return Error{code, "cannot mount at " + mountpoint + ": " + std::strerror(code)};
+  }
+  mountpoint_ = mountpoint;
+  mounted_ = true;
+  return {};
+}
+
+int FuseSession::run() {
+  fuse_loop_config* config = fuse_loop_cfg_create();
+  if (config == nullptr) return ENOMEM;
+  fuse_loop_cfg_set_clone_fd(config, 0);  // one queue: a waiting worker keeps nothing from others
+  fuse_loop_cfg_set_max_threads(config, options_.threads);
+  fuse_loop_cfg_set_idle_threads(config, options_.threads);
+  const int result = fuse_session_loop_mt(session_, config);
+  fuse_loop_cfg_destroy(config);
+  return result < 0 ? -result : 0;
+}
+
+void FuseSession::stop() { fuse_session_exit(session_); }
+
+namespace {
+
+int run_fusermount(const std::string& mountpoint, bool lazy) {
+  std::string path = mountpoint;
+  char program[] = "fusermount3", unmount[] = "-u", quiet[] = "-q", later[] = "-z", end[] = "--";
+  char* const argv[] = {program, unmount, quiet,        lazy ? later : quiet,
+                        end,     path.data(), nullptr};
+  pid_t pid = 0;
+  if (const int error = posix_spawnp(&pid, program, nullptr, nullptr, argv, environ); error != 0) {
+    return error;
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) return errno;
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EBUSY;
+}
+
+bool write_value(const std::string& path, const char* value) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool done = write(fd, value, std::strlen(value)) > 0;
+  close(fd);
+  return done;
+}
+
+}  // namespace
+
+Status FuseSession::unmount(bool lazy) {
+  if (!mounted_) return {};
+  int error = 0;
+  if (geteuid() == 0) {
+    if (umount2(mountpoint_.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) != 0) error = errno;
+  } else {
+    error = run_fusermount(mountpoint_, lazy);
+  }
+  if (error == EINVAL) error = 0;  // somebody else took it away
+  if (error != 0) return Error::from_errno(error, "cannot unmount " + mountpoint_);
+  return {};
+}
+
+void FuseSession::invalidate_entry(Node* parent, const std::string& name) {
+  fuse_lowlevel_notify_inval_entry(session_, nodeid(parent), name.data(), name.size());
+}
+
+void FuseSession::invalidate_inode(Node* node) {
+  fuse_lowlevel_notify_inval_inode(session_, nodeid(node), 0, 0);
+}
+
+void FuseSession::tune(const std::string& mountpoint) {
+  struct statx st{};
+  if (statx(AT_FDCWD, mountpoint.c_str(), AT_STATX_DONT_SYNC, STATX_TYPE, &st) != 0) return;
+  const std::string bdi = "/sys/class/bdi/" + std::to_string(st.stx_dev_major) + ":" +
+                          std::to_string(st.stx_dev_minor) + "/";
+  if (options_.writeback) {
+    write_value(bdi + "strict_limit", "0");
+    write_value(bdi + "max_ratio", "100");
+  }
+  write_value(bdi + "read_ahead_kb", "1024");
+}
+
+}  // namespace clonefs
