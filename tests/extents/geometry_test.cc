@@ -54,9 +54,15 @@ TEST(TrackSize, powers_of_two_from_4_kib_to_16_mib_are_valid) {
     const uint64_t bytes = uint64_t{1} << shift;
     EXPECT_EQ(TrackSize::valid(bytes), shift >= 12 && shift <= 24) << bytes;
     valid += TrackSize::valid(bytes) ? 1 : 0;
-    if (TrackSize::valid(bytes)) EXPECT_EQ(TrackSize(bytes).bytes(), bytes);
-    if (bytes > 2) EXPECT_FALSE(TrackSize::valid(bytes - 1)) << bytes - 1;
-    if (bytes > 1) EXPECT_FALSE(TrackSize::valid(bytes + 1)) << bytes + 1;
+    if (TrackSize::valid(bytes)) {
+      EXPECT_EQ(TrackSize(bytes).bytes(), bytes);
+    }
+    if (bytes > 2) {
+      EXPECT_FALSE(TrackSize::valid(bytes - 1)) << bytes - 1;
+    }
+    if (bytes > 1) {
+      EXPECT_FALSE(TrackSize::valid(bytes + 1)) << bytes + 1;
+    }
   }
   EXPECT_EQ(valid, 13);
   EXPECT_FALSE(TrackSize::valid(0));

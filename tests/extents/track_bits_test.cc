@@ -37,7 +37,9 @@ TEST(TrackBits, only_the_four_durable_states_are_possible) {
 
 TEST(TrackBits, both_protection_bits_are_impossible_whatever_the_rest) {
   for (unsigned byte = 0; byte < 256; ++byte) {
-    if ((byte & 3) == 3) EXPECT_FALSE(is_possible(static_cast<TrackBits>(byte))) << byte;
+    if ((byte & 3) == 3) {
+      EXPECT_FALSE(is_possible(static_cast<TrackBits>(byte))) << byte;
+    }
   }
 }
 
