@@ -1,0 +1,136 @@
+#include "fs/command_exec.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "fs/command_paths.h"
+#include "fs/words.h"
+
+namespace clonefs {
+
+namespace {
+
+// So often a command that waits asks whether it still should.
+constexpr std::chrono::milliseconds kWaitSlice{200};
+
+std::string one_line(const SessionStatus& s) {
+  return s.name + ": " + to_string(s.state) + ", " + std::to_string(s.files) +
+         (s.files == 1 ? " file, " : " files, ") + format_size(s.bytes_total) + "\n";
+}
+
+}  // namespace
+
+Result<std::string> CommandExecutor::execute(Command command,
+                                             const std::function<bool()>& cancelled) {
+  switch (command.verb) {
+    case Verb::kCreate:
+    case Verb::kCopy: return create(command);
+    case Verb::kPrecopy: return after(engine_.precopy(command.names), command, command.names);
+    case Verb::kActivate: return after(engine_.activate(command.names), command, command.names);
+    case Verb::kTerminate:
+      return after(engine_.terminate(command.names, command.force), command, command.names);
+    case Verb::kDelete:
+      return after(engine_.remove(command.names, command.force), command, command.names);
+    case Verb::kRate:
+      return after(engine_.set_rate(command.names.front(), command.rate), command, command.names);
+    case Verb::kStatus:
+    case Verb::kList: return show_status(command);
+    case Verb::kWait: return wait(command, cancelled);
+    case Verb::kExtents: return extents(command);
+  }
+  return Error{EINVAL, "unknown command"};
+}
+
+// The reply to a command that changed sessions: how they are now.
+Result<std::string> CommandExecutor::after(const Status& status, const Command& command,
+                                           const std::vector<std::string>& names) {
+  if (!status) return status.error();
+  std::string text;
+  std::vector<SessionStatus> sessions;
+  for (const std::string& name : names) {
+    auto session = engine_.status(name);
+    if (session) {
+      text += one_line(*session);
+      sessions.push_back(std::move(*session));
+    } else {
+      text += name + ": removed\n";
+    }
+  }
+  return command.json ? status_json(info_, sessions, true) : text;
+}
+
+Result<std::string> CommandExecutor::create(Command& command) {
+  std::vector<std::string> paths;
+  for (const std::string& path : command.create.paths) {
+    auto clean = volume_path(source_, info_.volume, path);
+    if (!clean) {
+      return Error{clean.error().code,
+                   std::string(to_string(command.verb)) + " " + command.create.name + ": " +
+                       clean.error().message};
+    }
+    if (std::find(paths.begin(), paths.end(), *clean) == paths.end()) paths.push_back(*clean);
+  }
+  command.create.paths = std::move(paths);
+  return after(engine_.create(command.create), command, {command.create.name});
+}
+
+Result<std::string> CommandExecutor::show_status(const Command& command) {
+  const bool all = command.verb == Verb::kList;
+  if (command.names.empty()) {
+    const auto sessions = engine_.status();
+    return command.json ? status_json(info_, sessions, all) : status_table(sessions, all);
+  }
+  const auto session = engine_.status(command.names.front());
+  if (!session) return session.error();
+  return command.json ? status_json(info_, {*session}, true) : status_details(*session);
+}
+
+Result<std::string> CommandExecutor::wait(const Command& command,
+                                          const std::function<bool()>& cancelled) {
+  using Clock = std::chrono::steady_clock;
+  const std::string& name = command.names.front();
+  const auto end = command.timeout ? Clock::now() + *command.timeout : Clock::time_point::max();
+  while (true) {
+    const bool last = end != Clock::time_point::max() && end - Clock::now() <= kWaitSlice;
+    const auto slice = last ? std::max(std::chrono::milliseconds(0),
+                                       std::chrono::ceil<std::chrono::milliseconds>(
+                                           end - Clock::now()))
+                            : kWaitSlice;
+    const Status status = engine_.wait(name, command.goal, slice);
+    if (status || status.error().code != ETIMEDOUT || last) {
+      return after(status, command, {name});
+    }
+    if (cancelled()) return Error{EINTR, "wait " + name + ": interrupted."};
+  }
+}
+
+Result<std::string> CommandExecutor::extents(const Command& command) {
+  const std::string& word = command.names.front();
+  std::vector<SessionExtents> found;
+  if (is_session_name(word) && engine_.status(word)) {
+    auto members = engine_.extents(word);
+    if (!members) return members.error();
+    found.push_back({word, std::move(*members)});
+  } else {
+    const auto path = volume_path(source_, info_.volume, word);
+    if (!path) {
+      return Error{path.error().code, "extents: " + quote_word(word) +
+                                          " is neither a session nor a file of the volume."};
+    }
+    for (const SessionStatus& session : engine_.status()) {
+      auto members = engine_.extents(session.name);
+      if (!members) continue;  // gone in the meantime, or without columns
+      std::erase_if(*members, [&](const MemberExtents& m) { return m.path != *path; });
+      if (!members->empty()) found.push_back({session.name, std::move(*members)});
+    }
+    if (found.empty() && !command.json) {
+      return Error{ENOENT, "extents: no session covers " + quote_word(*path) + "."};
+    }
+  }
+  if (command.json) return extents_json(found);
+  std::string text;
+  for (const SessionExtents& session : found) text += extents_text(session.session, session.members);
+  return text;
+}
+
+}  // namespace clonefs

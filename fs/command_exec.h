@@ -1,0 +1,40 @@
+// CommandExecutor: carries out a command of the grammar and makes the reply's text.
+// Errors: as the engine's; a message that says what was refused, why, and what to do.
+// Thread safety: any thread that serves no requests.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "engine/engine.h"
+#include "extents/result.h"
+#include "fs/command.h"
+#include "fs/status_text.h"
+
+namespace clonefs {
+
+class CommandExecutor {
+ public:
+  CommandExecutor(Engine& engine, int source, VolumeInfo info)
+      : engine_(engine), source_(source), info_(std::move(info)) {}
+
+  // CANCELLED: asked now and then by what waits.
+  Result<std::string> execute(Command command, const std::function<bool()>& cancelled);
+
+  Engine& engine() { return engine_; }
+  const VolumeInfo& info() const { return info_; }
+
+ private:
+  Result<std::string> after(const Status& status, const Command& command,
+                            const std::vector<std::string>& names);
+  Result<std::string> create(Command& command);
+  Result<std::string> show_status(const Command& command);
+  Result<std::string> wait(const Command& command, const std::function<bool()>& cancelled);
+  Result<std::string> extents(const Command& command);
+
+  Engine& engine_;
+  const int source_;
+  const VolumeInfo info_;
+};
+
+}  // namespace clonefs
