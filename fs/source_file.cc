@@ -1,0 +1,174 @@
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "fs/credentials.h"
+#include "fs/source_node.h"
+
+namespace clonefs {
+namespace {
+
+// One request copies no more, so that the tracks of the target are not held for long; the caller
+// goes on from there. A multiple of any block, so that extents can be shared.
+constexpr size_t kMaxCopy = size_t{128} << 20;
+
+ByteRange range_of(off_t offset, off_t length) {
+  return {static_cast<uint64_t>(offset), static_cast<uint64_t>(length)};
+}
+
+}  // namespace
+
+// O_RDWR for O_WRONLY: the kernel reads, through any handle, what a partly written page lacks, and
+// so does the engine before a track is overwritten. The rest of the flags is the kernel's affair:
+// it picks the offset of an append; a write-back is not aligned as O_DIRECT wants it; and with the
+// writeback cache it sends an fsync for what is O_SYNC.
+int SourceFile::backing_flags(int flags, bool writeback) {
+  int result = flags & ~(O_APPEND | O_DIRECT | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_NOFOLLOW);
+  if (writeback) result &= ~(O_SYNC | O_DSYNC);
+  if ((result & O_ACCMODE) == O_WRONLY) result = (result & ~O_ACCMODE) | O_RDWR;
+  return result | O_NONBLOCK | O_CLOEXEC;
+}
+
+SourceFile::SourceFile(SourceNode& node, UniqueFd fd, int flags)
+    : node_(node),
+      fd_(std::move(fd)),
+      writable_((flags & O_ACCMODE) != O_RDONLY),
+      readable_((flags & O_ACCMODE) != O_WRONLY) {
+  if (writable_) node_.volume().writable.add(&node_);
+}
+
+SourceFile::~SourceFile() {
+  if (writable_) node_.volume().writable.remove(&node_);
+}
+
+void SourceFile::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) {
+  static thread_local std::vector<char> buffer;
+  if (buffer.size() < size) buffer.resize(size);
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t got =
+        pread(fd_.get(), buffer.data() + done, size - done, offset + static_cast<off_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && done == 0) {
+      fuse_reply_err(req, errno);
+      return;
+    }
+    if (got <= 0) break;
+    done += static_cast<size_t>(got);
+  }
+  fuse_reply_buf(req, buffer.data(), done);
+}
+
+void SourceFile::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_file_info* fi) {
+  const size_t size = fuse_buf_size(data);
+  ssize_t written = 0;
+  {
+    const Change change = node_.volume().engine().change_data(
+        node_.id(), readable_fd(), range_of(offset, static_cast<off_t>(size)));
+    if (change.error() != 0) {
+      written = -change.error();
+    } else {
+      fuse_bufvec to = FUSE_BUFVEC_INIT(size);
+      to.buf[0].flags = static_cast<fuse_buf_flags>(FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK);
+      to.buf[0].fd = fd_.get();
+      to.buf[0].pos = offset;
+      // As the caller: set-id bits go as they do without us. A write-back has no caller.
+      const ActAs caller(req, ActAs::What::kIds,
+                         node_.volume().options().switch_ids && fi->writepage == 0);
+      written = fuse_buf_copy(&to, data, static_cast<fuse_buf_copy_flags>(0));
+    }
+  }
+  if (written < 0) {
+    fuse_reply_err(req, static_cast<int>(-written));
+  } else {
+    fuse_reply_write(req, static_cast<size_t>(written));
+  }
+}
+
+// Some file systems (NFS) tell of failed writes when a descriptor is closed.
+void SourceFile::flush(fuse_req_t req, fuse_file_info*) {
+  int error = 0;
+  if (writable_) {
+    const int copy = fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0);
+    if (copy >= 0 && close(copy) != 0) error = errno;
+  }
+  fuse_reply_err(req, error);
+}
+
+void SourceFile::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {
+  const int result = data_only ? fdatasync(fd_.get()) : ::fsync(fd_.get());
+  fuse_reply_err(req, result == 0 ? 0 : errno);
+}
+
+void SourceFile::fallocate(fuse_req_t req, int mode, off_t offset, off_t length) {
+  int error = 0;
+  {
+    const Change change = node_.volume().engine().change_data(node_.id(), readable_fd(),
+                                                              range_of(offset, length));
+    error = change.error();
+    if (error == 0) {
+      const ActAs caller(req, ActAs::What::kIds, node_.volume().options().switch_ids);
+      if (::fallocate(fd_.get(), mode, offset, length) != 0) error = errno;
+    }
+  }
+  fuse_reply_err(req, error);
+}
+
+// Where nobody has the file open for writing, the source knows its holes. Else pages that the kernel
+// has not written back yet may lie in what is a hole there: then all up to the size that
+// applications see is data.
+void SourceFile::lseek(fuse_req_t req, off_t offset, int whence) {
+  if (!node_.volume().options().writeback || !node_.volume().writable.contains(&node_)) {
+    const off_t result = ::lseek(fd_.get(), offset, whence);
+    if (result < 0) {
+      fuse_reply_err(req, errno);
+    } else {
+      fuse_reply_lseek(req, result);
+    }
+    return;
+  }
+  node_.volume().ask_size(&node_, [req, offset, whence](int64_t size) {
+    if (size < 0) {
+      fuse_reply_err(req, EINVAL);
+    } else if (offset >= size) {
+      fuse_reply_err(req, ENXIO);
+    } else {
+      fuse_reply_lseek(req, whence == SEEK_HOLE ? size : offset);
+    }
+  });
+}
+
+void SourceFile::copy_file_range(fuse_req_t req, off_t offset, Handle* to, off_t to_offset,
+                                 size_t length, int flags) {
+  auto* target = dynamic_cast<SourceFile*>(to);
+  if (target == nullptr || !readable_) {
+    fuse_reply_err(req, EXDEV);
+    return;
+  }
+  length = std::min(length, kMaxCopy);
+  ssize_t copied = 0;
+  {
+    const Change change = node_.volume().engine().change_data(
+        target->node_.id(), target->readable_fd(),
+        range_of(to_offset, static_cast<off_t>(length)));
+    if (change.error() != 0) {
+      copied = -change.error();
+    } else {
+      const ActAs caller(req, ActAs::What::kIds, node_.volume().options().switch_ids);
+      copied = ::copy_file_range(fd_.get(), &offset, target->fd(), &to_offset, length,
+                                 static_cast<unsigned>(flags));
+      if (copied < 0) copied = -errno;
+    }
+  }
+  if (copied == -ENOSYS || copied == -EXDEV) copied = -EOPNOTSUPP;  // the kernel copies itself then
+  if (copied < 0) {
+    fuse_reply_err(req, static_cast<int>(-copied));
+  } else {
+    fuse_reply_write(req, static_cast<size_t>(copied));
+  }
+}
+
+}  // namespace clonefs

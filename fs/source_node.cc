@@ -1,0 +1,341 @@
+#include "fs/source_node.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <string_view>
+
+#include "fs/credentials.h"
+
+namespace clonefs {
+namespace {
+
+// With set-id bits a write may take them away, and the kernel would go on showing the old mode.
+double attr_timeout(const struct stat& st) {
+  return S_ISREG(st.st_mode) && (st.st_mode & (S_ISUID | S_ISGID)) != 0 ? 0 : kLongTimeout;
+}
+
+}  // namespace
+
+ino_t shown_ino(dev_t device, ino_t ino, dev_t volume_device) {
+  if (device == volume_device) return ino;
+  const uint64_t mark = (device * 0x9e3779b97f4a7c15u) >> 49;  // 15 bits: stays positive
+  return ino ^ ((mark | 1) << 48);
+}
+
+SourceNode::SourceNode(SourceVolume& volume, const struct stat& st, HandleBytes handle,
+                       std::shared_ptr<const HandleSpace> space, UniqueFd pin)
+    : volume_(volume),
+      key_{st.st_dev, st.st_ino},
+      handle_(std::move(handle)),
+      space_(std::move(space)),
+      fd_(pin ? std::make_shared<const UniqueFd>(std::move(pin)) : nullptr) {}
+
+FdUse SourceNode::use() {
+  {
+    std::lock_guard lock(mutex_);
+    if (fd_) return FdUse(fd_);
+  }
+  UniqueFd fd(open_handle(*space_, handle_, O_PATH));
+  return fd ? FdUse(std::move(fd)) : FdUse(errno);
+}
+
+void SourceNode::pin(int fd) {
+  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!copy) return;
+  std::lock_guard lock(mutex_);
+  if (!fd_) fd_ = std::make_shared<const UniqueFd>(std::move(copy));
+}
+
+int SourceNode::open_object(int flags) {
+  {
+    std::unique_lock lock(mutex_);
+    if (fd_) {
+      const std::shared_ptr<const UniqueFd> fd = fd_;
+      lock.unlock();
+      return ::open(ProcPath(fd->get()).get(), (flags & ~O_NOFOLLOW) | O_CLOEXEC);
+    }
+  }
+  return open_handle(*space_, handle_, flags);
+}
+
+void SourceNode::fill(fuse_entry_param* entry, const struct stat& st) const {
+  entry->attr = st;
+  entry->attr.st_ino = shown_ino(st.st_dev, st.st_ino, volume_.device());
+  entry->attr_timeout = attr_timeout(st);
+  entry->entry_timeout = kLongTimeout;
+}
+
+int SourceNode::describe(fuse_entry_param* entry) {
+  const FdUse fd = use();
+  if (!fd) return fd.error();
+  struct stat st{};
+  if (fstat(fd.get(), &st) != 0) return errno;
+  fill(entry, st);
+  return 0;
+}
+
+void SourceNode::reply_attributes(fuse_req_t req, int fd) {
+  struct stat st{};
+  if (fstat(fd, &st) != 0) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  fuse_entry_param entry{};
+  fill(&entry, st);
+  fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
+}
+
+void SourceNode::getattr(fuse_req_t req, Handle* handle) {
+  if (auto* file = dynamic_cast<SourceFile*>(handle)) {
+    reply_attributes(req, file->fd());
+    return;
+  }
+  const FdUse fd = use();
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+  } else {
+    reply_attributes(req, fd.get());
+  }
+}
+
+int SourceNode::set_attributes(fuse_req_t req, const struct stat& attr, int to_set,
+                               SourceFile* file, int path_fd) {
+  if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
+    UniqueFd opened;
+    int fd = file != nullptr ? file->fd() : -1;
+    int readable = file != nullptr ? file->readable_fd() : -1;
+    if (file == nullptr) {
+      opened.reset(open_object(O_RDWR));
+      readable = opened.get();
+      if (!opened && (errno == EACCES || errno == EPERM)) opened.reset(open_object(O_WRONLY));
+      if (!opened) return errno;
+      fd = opened.get();
+    }
+    const Change change =
+        volume_.engine().change_size(id(), readable, static_cast<uint64_t>(attr.st_size));
+    if (change.error() != 0) return change.error();
+    // As the caller: set-id bits go as they do without us.
+    const ActAs caller(req, ActAs::What::kIds, volume_.options().switch_ids);
+    if (ftruncate(fd, attr.st_size) != 0) return errno;
+  }
+  constexpr int kTimes = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME |
+                         FUSE_SET_ATTR_MTIME_NOW;
+  constexpr int kOthers = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | kTimes;
+  if ((to_set & kOthers) == 0) return 0;
+
+  const Change change = volume_.engine().change_attributes(id());
+  if (change.error() != 0) return change.error();
+  // The kernel has checked the caller's right (default_permissions) and dropped a set-gid bit that
+  // the caller may not give.
+  if ((to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
+    const uid_t uid = (to_set & FUSE_SET_ATTR_UID) != 0 ? attr.st_uid : static_cast<uid_t>(-1);
+    const gid_t gid = (to_set & FUSE_SET_ATTR_GID) != 0 ? attr.st_gid : static_cast<gid_t>(-1);
+    if (fchownat(path_fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return errno;
+  }
+  if ((to_set & FUSE_SET_ATTR_MODE) != 0 &&
+      chmod(ProcPath(path_fd).get(), attr.st_mode & 07777) != 0) {
+    return errno;
+  }
+  if ((to_set & kTimes) != 0) {
+    timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};
+    if ((to_set & FUSE_SET_ATTR_ATIME_NOW) != 0) {
+      times[0].tv_nsec = UTIME_NOW;
+    } else if ((to_set & FUSE_SET_ATTR_ATIME) != 0) {
+      times[0] = attr.st_atim;
+    }
+    if ((to_set & FUSE_SET_ATTR_MTIME_NOW) != 0) {
+      times[1].tv_nsec = UTIME_NOW;
+    } else if ((to_set & FUSE_SET_ATTR_MTIME) != 0) {
+      times[1] = attr.st_mtim;
+    }
+    if (utimensat(AT_FDCWD, ProcPath(path_fd).get(), times, 0) != 0) return errno;
+  }
+  return 0;
+}
+
+void SourceNode::setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) {
+  auto* file = dynamic_cast<SourceFile*>(handle);
+  FdUse path;
+  if (file == nullptr) path = use();
+  if (!path) {
+    fuse_reply_err(req, path.error());
+    return;
+  }
+  const int fd = file != nullptr ? file->fd() : path.get();
+  if (const int error = set_attributes(req, *attr, to_set, file, fd); error != 0) {
+    fuse_reply_err(req, error);
+  } else {
+    reply_attributes(req, fd);
+  }
+}
+
+void SourceNode::readlink(fuse_req_t req) {
+  const FdUse fd = use();
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+    return;
+  }
+  char target[PATH_MAX + 1];
+  const ssize_t length = readlinkat(fd.get(), "", target, sizeof target);
+  if (length < 0) {
+    fuse_reply_err(req, errno);
+  } else if (static_cast<size_t>(length) == sizeof target) {
+    fuse_reply_err(req, ENAMETOOLONG);
+  } else {
+    target[length] = '\0';
+    fuse_reply_readlink(req, target);
+  }
+}
+
+void SourceNode::statfs(fuse_req_t req) {
+  const FdUse fd = use();
+  struct statvfs stats{};
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+  } else if (fstatvfs(fd.get(), &stats) != 0) {
+    fuse_reply_err(req, errno);
+  } else {
+    fuse_reply_statfs(req, &stats);
+  }
+}
+
+void SourceNode::setxattr(fuse_req_t req, const char* name, const char* value, size_t size,
+                          int flags) {
+  const FdUse fd = use();
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+    return;
+  }
+  const ProcPath path(fd.get());
+  int error = 0;
+  {
+    const Change change = volume_.engine().change_attributes(id());
+    error = change.error();
+    if (error == 0) {
+      const bool is_acl = std::string_view(name).starts_with("system.posix_acl_");
+      const bool as_caller = is_acl && volume_.options().switch_ids;
+      bool done = false;
+      if (as_caller) {  // an ACL sets the mode: a set-gid bit goes as it does without us
+        const ActAs caller(req, ActAs::What::kCreate, true);
+        done = ::setxattr(path.get(), name, value, size, flags) == 0;
+        error = done ? 0 : errno;
+      }
+      // The kernel has checked; a caller with CAP_FOWNER is not the owner.
+      if (!done && (!as_caller || error == EPERM)) {
+        error = ::setxattr(path.get(), name, value, size, flags) == 0 ? 0 : errno;
+      }
+    }
+  }
+  fuse_reply_err(req, error);
+}
+
+void SourceNode::getxattr(fuse_req_t req, const char* name, size_t size) {
+  const FdUse fd = use();
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+    return;
+  }
+  std::string value(size, '\0');
+  const ssize_t length = ::getxattr(ProcPath(fd.get()).get(), name, value.data(), size);
+  if (length < 0) {
+    fuse_reply_err(req, errno);
+  } else if (size == 0) {
+    fuse_reply_xattr(req, static_cast<size_t>(length));
+  } else {
+    fuse_reply_buf(req, value.data(), static_cast<size_t>(length));
+  }
+}
+
+void SourceNode::listxattr(fuse_req_t req, size_t size) {
+  const FdUse fd = use();
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+    return;
+  }
+  const ProcPath path(fd.get());
+  std::string names(XATTR_LIST_MAX, '\0');
+  const ssize_t length = ::listxattr(path.get(), names.data(), names.size());
+  if (length < 0) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  names.resize(static_cast<size_t>(length));
+  if (fuse_req_ctx(req)->uid != 0) {  // others may not see trusted.*
+    std::string shown;
+    for (size_t at = 0; at < names.size();) {
+      const std::string name = names.c_str() + at;
+      if (!name.starts_with("trusted.")) shown += name + '\0';
+      at += name.size() + 1;
+    }
+    names.swap(shown);
+  }
+  if (size == 0) {
+    fuse_reply_xattr(req, names.size());
+  } else if (names.size() > size) {
+    fuse_reply_err(req, ERANGE);
+  } else {
+    fuse_reply_buf(req, names.data(), names.size());
+  }
+}
+
+void SourceNode::removexattr(fuse_req_t req, const char* name) {
+  const FdUse fd = use();
+  if (!fd) {
+    fuse_reply_err(req, fd.error());
+    return;
+  }
+  int error = 0;
+  {
+    const Change change = volume_.engine().change_attributes(id());
+    error = change.error();
+    if (error == 0 && ::removexattr(ProcPath(fd.get()).get(), name) != 0) error = errno;
+  }
+  fuse_reply_err(req, error);
+}
+
+void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
+  fi->keep_cache = 1;  // nobody else changes the file
+  if (volume_.self->is_helper(fuse_req_ctx(req)->pid)) {
+    reply_open(req, new FlushHandle, fi);
+    return;
+  }
+  const bool writeback = volume_.options().writeback;
+  int flags = SourceFile::backing_flags(fi->flags, writeback);
+  UniqueFd fd(open_object(flags));
+  if (!fd && (errno == EACCES || errno == EPERM)) {
+    // An ordinary user's daemon, and a file that the user may write but not read, or O_NOATIME.
+    flags = (flags & ~(O_ACCMODE | O_NOATIME)) | (fi->flags & O_ACCMODE);
+    fd.reset(open_object(flags));
+    // The kernel would read through this handle what a partial page lacks.
+    if ((flags & O_ACCMODE) == O_WRONLY) fi->direct_io = 1;
+  }
+  if (!fd) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  auto file = std::make_unique<SourceFile>(*this, std::move(fd), flags);
+  if ((fi->flags & O_TRUNC) != 0) {
+    int error = 0;
+    {
+      const Change change = volume_.engine().change_size(id(), file->readable_fd(), 0);
+      error = change.error();
+      if (error == 0) {
+        const ActAs caller(req, ActAs::What::kIds, volume_.options().switch_ids);
+        if (ftruncate(file->fd(), 0) != 0) error = errno;
+      }
+    }
+    if (error != 0) {
+      fuse_reply_err(req, error);
+      return;
+    }
+  }
+  reply_open(req, file.release(), fi);
+}
+
+}  // namespace clonefs
