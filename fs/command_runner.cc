@@ -36,13 +36,10 @@ void interrupted(fuse_req_t, void* data) {
 
 }  // namespace
 
-void CommandRunner::run(fuse_req_t req, Job job) {
+bool CommandRunner::run(fuse_req_t req, Job job) {
   {
     std::lock_guard lock(mutex_);
-    if (stopping_ || running_ >= limit_) {
-      fuse_reply_err(req, stopping_ ? ESHUTDOWN : EAGAIN);
-      return;
-    }
+    if (stopping_ || running_ >= limit_) return false;
     running_++;
   }
   auto pending = std::make_shared<Pending>();
@@ -75,11 +72,12 @@ void CommandRunner::run(fuse_req_t req, Job job) {
   try {
     std::thread(work).detach();
   } catch (...) {
-    fuse_reply_err(req, EAGAIN);
     std::lock_guard lock(mutex_);
     running_--;
     idle_.notify_all();
+    return false;
   }
+  return true;
 }
 
 void CommandRunner::stop() {

@@ -34,8 +34,9 @@ class CommandRunner {
   ~CommandRunner() { stop(); }
 
   // Runs JOB for REQ. When the caller is interrupted (killed), the request is replied to with EINTR
-  // at once; the job goes on, and can know by CANCELLED. EAGAIN when too many are running.
-  void run(fuse_req_t req, Job job);
+  // at once; the job goes on, and can know by CANCELLED. False: too many are running;
+  // nothing was done and REQ is still to be replied to.
+  bool run(fuse_req_t req, Job job);
   // Takes no more, and waits for those that run.
   void stop();
 

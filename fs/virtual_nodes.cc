@@ -27,6 +27,10 @@ Node* KeyedNodes::get(const std::string& key, const std::function<KeyedNode*()>&
   return node;
 }
 
+KeyedNodes::~KeyedNodes() {
+  for (const auto& [key, node] : nodes_) delete node;
+}
+
 void KeyedNodes::drop(const std::string& key) {
   std::lock_guard lock(mutex_);
   nodes_.erase(key);

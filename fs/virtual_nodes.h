@@ -31,6 +31,9 @@ inline constexpr uint64_t kVirtualInodes = uint64_t{1} << 62;
 class KeyedNode;
 class KeyedNodes {
  public:
+  KeyedNodes() = default;
+  // Nodes that the kernel never gave back (it does not when a mount ends) go too.
+  ~KeyedNodes();
   // The node of KEY with one more lookup; MAKE makes it (with its first one) when there is none.
   Node* get(const std::string& key, const std::function<KeyedNode*()>& make);
   // Nothing finds the node of KEY any more; it lives on until the kernel forgets it.

@@ -1,0 +1,68 @@
+// Directories whose entries are clones: the root of the clones mount, and `DIR/.clone`. mkdir is
+// ACTIVE COPY, rmdir ends and removes; both on a thread of the CommandRunner.
+// Thread safety: as Node.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "fs/clone_tree.h"
+#include "fs/command_runner.h"
+#include "fs/virtual_nodes.h"
+
+namespace clonefs {
+
+// What both kinds of lists do, for the clones of one directory of the volume ("." is all).
+class CloneList {
+ public:
+  CloneList(Engine& engine, CommandRunner& runner, CloneTree& tree, std::string directory)
+      : engine_(engine), runner_(runner), tree_(tree), directory_(std::move(directory)) {}
+
+  void lookup(fuse_req_t req, const char* name) const;
+  void make(fuse_req_t req, const char* name) const;
+  void remove(fuse_req_t req, const char* name) const;
+  std::vector<VirtualEntry> entries() const;
+
+ private:
+  // Of a clone that contains the directory. 0 or an errno.
+  int node(const std::string& name, Node** node) const;
+  Status remove_clone(const std::string& name) const;
+
+  Engine& engine_;
+  CommandRunner& runner_;
+  CloneTree& tree_;
+  const std::string directory_;
+};
+
+// The root of the clones mount.
+class ClonesRoot : public FixedNode {
+ public:
+  ClonesRoot(const VirtualOwner& owner, Engine& engine, CommandRunner& runner, CloneTree& tree);
+  void lookup(fuse_req_t req, const char* name) override { list_.lookup(req, name); }
+  void mkdir(fuse_req_t req, const char* name, mode_t) override { list_.make(req, name); }
+  void rmdir(fuse_req_t req, const char* name) override { list_.remove(req, name); }
+  void opendir(fuse_req_t req, fuse_file_info* fi) override;
+
+ private:
+  CloneList list_;
+};
+
+// `DIR/.clone`.
+class DirectoryClones : public KeyedNode {
+ public:
+  DirectoryClones(KeyedNodes& table, const VirtualOwner& owner, Engine& engine,
+                  CommandRunner& runner, CloneTree& tree, const std::string& directory);
+  int describe(fuse_entry_param* entry) override;
+  void lookup(fuse_req_t req, const char* name) override { list_.lookup(req, name); }
+  void mkdir(fuse_req_t req, const char* name, mode_t) override { list_.make(req, name); }
+  void rmdir(fuse_req_t req, const char* name) override { list_.remove(req, name); }
+  void opendir(fuse_req_t req, fuse_file_info* fi) override;
+
+ private:
+  const VirtualOwner& owner_;
+  VirtualAttributes attributes_;
+  CloneList list_;
+};
+
+}  // namespace clonefs

@@ -1,0 +1,55 @@
+#include "fs/clone_tree.h"
+
+#include <fcntl.h>
+
+#include "fs/clone_node.h"
+
+namespace clonefs {
+
+Result<std::unique_ptr<CloneTree>> CloneTree::open(Engine& engine, CloneTreeOptions options) {
+  Disk& disk = posix_disk();
+  Fd pool(disk, disk.open(AT_FDCWD, engine.pool_path().c_str(), O_RDONLY | O_DIRECTORY));
+  if (!pool) return Error::from_errno(pool.get(), "the pool " + engine.pool_path());
+  std::string handle;
+  bool by_handle = false;
+  if (disk.handle_of(pool.get(), &handle) == 0) {
+    const Fd again(disk, disk.open_handle(pool.get(), handle, O_PATH));
+    by_handle = static_cast<bool>(again);
+  }
+  return std::unique_ptr<CloneTree>(new CloneTree(engine, options, std::move(pool), by_handle));
+}
+
+CloneTree::CloneTree(Engine& engine, CloneTreeOptions options, Fd pool, bool by_handle)
+    : engine_(engine),
+      options_(options),
+      pool_(std::move(pool)),
+      space_{&posix_disk(), pool_.get(), by_handle} {}
+
+int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, Node** node, bool is_root) {
+  struct stat st {};
+  if (const int e = space_.disk->stat(fd, "", &st); e != 0) return -e;
+  detail::FileRef ref;
+  if (const int e = detail::FileRef::of(space_, fd, &ref); e != 0) return -e;
+  // A handle names the object and its generation; without one, the pinned object's number is its own.
+  const std::string key = ref.handle().empty() ? "#" + std::to_string(st.st_ino) : ref.handle();
+  *node = nodes_.get(key, [&] {
+    return new CloneNode(*this, clone, std::move(ref), st.st_ino, is_root);
+  });
+  return 0;
+}
+
+int CloneTree::node(const std::shared_ptr<Clone>& clone, const std::string& path, Node** node) {
+  if (path == ".") return node_of(clone, clone->root(), node, true);
+  const Fd fd(*space_.disk, space_.disk->open(clone->root(), path.c_str(), O_PATH | O_NOFOLLOW));
+  return fd ? node_of(clone, fd.get(), node, true) : -fd.get();
+}
+
+bool CloneTree::entry_ino(Clone& clone, const std::string& path, uint64_t* ino) const {
+  struct stat st {};
+  const char* name = path == "." ? "" : path.c_str();
+  if (space_.disk->stat(clone.root(), name, &st) != 0 || !S_ISDIR(st.st_mode)) return false;
+  *ino = clone.present_ino(st.st_ino) | options_.ino_bits;
+  return true;
+}
+
+}  // namespace clonefs

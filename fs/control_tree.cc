@@ -1,0 +1,405 @@
+#include "fs/control_tree.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "fs/words.h"
+
+namespace clonefs {
+
+namespace {
+
+constexpr char kReadme[] =
+    R"(This directory belongs to clonefs. It makes instant point-in-time clones of files here.
+
+  clonefs copy NAME PATH...         clone files or directories now ('.' is everything)
+  clonefs status [NAME]             how far the background copy is
+  clonefs --help                    all commands
+
+The same without the program, from the root of the volume:
+  echo copy NAME PATH > .clonefs/ctl       a command; if it fails, so does echo
+  cat .clonefs/status                      also status.json, and sessions/NAME/
+  ls .clonefs/clones/NAME                  the clone
+  mkdir .clonefs/clones/NAME               clone everything now
+  rmdir .clonefs/clones/NAME               end and remove it
+  mkdir DIR/.clone/NAME                    clone one directory; ls DIR/.clone, rmdir as above
+  tail -f .clonefs/events                  what happens
+)";
+
+// --- ctl -----------------------------------------------------------------------------------------
+
+// The reply to the last command of an open ctl. Outlives the handle: a command may too.
+struct ControlReply {
+  std::mutex mutex;
+  std::string text;
+  size_t read = 0;
+  bool busy = false;
+
+  void set(std::string reply) {
+    std::lock_guard lock(mutex);
+    text = std::move(reply);
+    read = 0;
+    busy = false;
+  }
+};
+
+class ControlHandle : public Handle {
+ public:
+  ControlHandle(ControlContext& context, std::string session)
+      : context_(context), session_(std::move(session)) {}
+
+  // Goes on where the last one ended, wherever the writes have moved the position.
+  void read(fuse_req_t req, size_t size, off_t, fuse_file_info*) override {
+    std::string part;
+    {
+      std::lock_guard lock(reply_->mutex);
+      part = reply_->text.substr(reply_->read, size);
+      reply_->read += part.size();
+    }
+    fuse_reply_buf(req, part.data(), part.size());
+  }
+
+  void write(fuse_req_t req, fuse_bufvec* data, off_t, fuse_file_info*) override {
+    const size_t size = fuse_buf_size(data);
+    std::string line(size, '\0');
+    fuse_bufvec memory{};
+    memory.count = 1;
+    memory.buf[0].size = size;
+    memory.buf[0].mem = line.data();
+    const ssize_t copied = fuse_buf_copy(&memory, data, static_cast<fuse_buf_copy_flags>(0));
+    if (copied < 0) {
+      fuse_reply_err(req, static_cast<int>(-copied));
+      return;
+    }
+    line.resize(static_cast<size_t>(copied));
+    {
+      std::lock_guard lock(reply_->mutex);
+      if (reply_->busy) {  // another thread's command on this descriptor
+        fuse_reply_err(req, EBUSY);
+        return;
+      }
+      reply_->text.clear();
+      reply_->read = 0;
+      reply_->busy = true;
+    }
+    auto parsed = parse(line);
+    if (!parsed || !parsed->command) {
+      reply_->set(parsed ? parsed->text : parsed.error().message + "\n");
+      if (parsed) {
+        fuse_reply_write(req, size);
+      } else {
+        fuse_reply_err(req, parsed.error().code);
+      }
+      return;
+    }
+    start(req, std::move(*parsed->command), size);
+  }
+
+ private:
+  Result<ControlLine> parse(const std::string& line) const {
+    auto words = split_words(line);
+    if (!words) return words.error();
+    if (!session_.empty() && !words->empty()) words->insert(words->begin() + 1, session_);
+    return parse_control_words(*words);
+  }
+
+  void start(fuse_req_t req, Command command, size_t size) {
+    const fuse_ctx* caller = fuse_req_ctx(req);
+    if (command.verb != Verb::kStatus && command.verb != Verb::kList) {
+      std::string text = format_command(command);
+      text.pop_back();
+      spdlog::info("command of uid {} (pid {}): {}", caller->uid, caller->pid, text.substr(0, 1000));
+    }
+    const auto job = [&context = context_, reply = reply_, command = std::move(command),
+                      size](const CommandRunner::Cancelled& cancelled) -> CommandRunner::Reply {
+      auto result = context.executor.execute(command, cancelled);
+      if (result) {
+        reply->set(std::move(*result));
+        return [size](fuse_req_t r) { fuse_reply_write(r, size); };
+      }
+      spdlog::info("{} refused: {}", to_string(command.verb), result.error().message);
+      reply->set(result.error().message + "\n");
+      return [code = result.error().code](fuse_req_t r) { fuse_reply_err(r, code); };
+    };
+    if (!context_.runner.run(req, job)) {
+      reply_->set("too many commands are running. Try again when some have ended.\n");
+      fuse_reply_err(req, EAGAIN);
+    }
+  }
+
+  ControlContext& context_;
+  const std::string session_;
+  const std::shared_ptr<ControlReply> reply_ = std::make_shared<ControlReply>();
+};
+
+// `ctl`, `status` and `status.json` of the volume are FixedNodes, those of a session KeyedNodes; what
+// they do is the same.
+
+class ControlNode : public FixedNode {
+ public:
+  ControlNode(ControlContext& context, uint64_t number)
+      : FixedNode(context.owner, number, S_IFREG), context_(context) {}
+  int describe(fuse_entry_param* entry) override {
+    FixedNode::describe(entry);
+    context_.access.apply(&entry->attr);
+    return 0;
+  }
+  void open(fuse_req_t req, fuse_file_info* fi) override {
+    reply_open_virtual(req, new ControlHandle(context_, ""), fi);
+  }
+  void setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) override {
+    if ((to_set & FUSE_SET_ATTR_UID) != 0) {
+      fuse_reply_err(req, EPERM);  // the owner is the volume's
+      return;
+    }
+    context_.access.set(*attr, to_set);
+    getattr(req, handle);
+  }
+
+ private:
+  ControlContext& context_;
+};
+
+enum class SessionFile { kDirectory, kControl, kStatus, kStatusJson };
+constexpr struct {
+  const char* name;
+  SessionFile file;
+  mode_t mode;
+} kSessionFiles[] = {{"ctl", SessionFile::kControl, S_IFREG},
+                     {"status", SessionFile::kStatus, S_IFREG | 0400},
+                     {"status.json", SessionFile::kStatusJson, S_IFREG | 0400}};
+
+// sessions/NAME and the files in it. Gone when the session is.
+class SessionNode : public KeyedNode {
+ public:
+  SessionNode(KeyedNodes& table, ControlContext& context, std::string session, SessionFile file,
+              mode_t mode)
+      : KeyedNode(table),
+        table_(table),
+        context_(context),
+        session_(std::move(session)),
+        file_(file) {
+    const uint64_t hash = std::hash<std::string>{}(session_) & ((uint64_t{1} << 40) - 1);
+    attributes_.ino =
+        kVirtualInodes + (uint64_t{1} << 59) + hash * 4 + static_cast<uint64_t>(file);
+    attributes_.mode = mode;
+    attributes_.timeout = 0;
+    ::clock_gettime(CLOCK_REALTIME, &attributes_.time);
+  }
+
+  static bool exists(ControlContext& context, const std::string& name) {
+    const auto session = context.executor.engine().status(name);
+    return session && session->state != SessionState::kTerminated;
+  }
+
+  int describe(fuse_entry_param* entry) override {
+    if (!exists(context_, session_)) return ENOENT;
+    describe_virtual(context_.owner, attributes_, entry);
+    if (file_ == SessionFile::kControl) context_.access.apply(&entry->attr);
+    return 0;
+  }
+
+  void lookup(fuse_req_t req, const char* name) override {
+    for (const auto& child : kSessionFiles) {
+      if (file_ == SessionFile::kDirectory && std::string(name) == child.name) {
+        reply_entry(req, table_.get(session_ + "/" + name, [&] {
+          return new SessionNode(table_, context_, session_, child.file, child.mode);
+        }));
+        return;
+      }
+    }
+    reply_no_entry(req);
+  }
+
+  void opendir(fuse_req_t req, fuse_file_info* fi) override {
+    std::vector<VirtualEntry> entries;
+    for (const auto& child : kSessionFiles) {
+      entries.push_back({child.name, attributes_.ino + static_cast<uint64_t>(child.file), S_IFREG});
+    }
+    open_entries(req, fi, std::move(entries));
+  }
+
+  void open(fuse_req_t req, fuse_file_info* fi) override {
+    if (file_ == SessionFile::kControl) {
+      reply_open_virtual(req, new ControlHandle(context_, session_), fi);
+      return;
+    }
+    const auto session = context_.executor.engine().status(session_);
+    if (opens_for_write(fi) || !session) {
+      fuse_reply_err(req, session ? EACCES : ENOENT);
+      return;
+    }
+    reply_open_virtual(req,
+                       new TextHandle(file_ == SessionFile::kStatus ? status_details(*session)
+                                                                    : session_json(*session)),
+                       fi);
+  }
+
+  void setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) override {
+    // Opened with O_TRUNC by a shell: there is nothing to cut off.
+    const bool nothing = (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) == 0;
+    if (file_ == SessionFile::kControl && nothing) {
+      getattr(req, handle);
+    } else {
+      Node::setattr(req, attr, to_set, handle);
+    }
+  }
+
+ private:
+  KeyedNodes& table_;
+  ControlContext& context_;
+  const std::string session_;
+  const SessionFile file_;
+  VirtualAttributes attributes_;
+};
+
+class SessionsDirectory : public FixedNode {
+ public:
+  SessionsDirectory(ControlContext& context, uint64_t number)
+      : FixedNode(context.owner, number, S_IFDIR | 0755), context_(context) {}
+
+  void lookup(fuse_req_t req, const char* name) override {
+    if (!is_session_name(name) || !SessionNode::exists(context_, name)) {
+      reply_no_entry(req);
+      return;
+    }
+    reply_entry(req, node(name));
+  }
+  void opendir(fuse_req_t req, fuse_file_info* fi) override {
+    std::vector<VirtualEntry> entries;
+    for (const SessionStatus& session : context_.executor.engine().status()) {
+      if (session.state == SessionState::kTerminated) continue;
+      Node* child = node(session.name);
+      fuse_entry_param entry{};
+      if (child->describe(&entry) == 0) {
+        entries.push_back({session.name, entry.attr.st_ino, S_IFDIR});
+      }
+      child->forget(1);
+    }
+    open_entries(req, fi, std::move(entries));
+  }
+
+ private:
+  Node* node(const std::string& name) {
+    return table_.get(name, [&] {
+      return new SessionNode(table_, context_, name, SessionFile::kDirectory, S_IFDIR | 0755);
+    });
+  }
+  ControlContext& context_;
+  KeyedNodes table_;
+};
+
+// `clones`: what the clones mount is mounted on, or the way to it.
+class ClonesEntry : public FixedNode {
+ public:
+  ClonesEntry(const VirtualOwner& owner, uint64_t number)
+      : FixedNode(owner, number, S_IFDIR | 0755) {}
+  void opendir(fuse_req_t req, fuse_file_info* fi) override { open_entries(req, fi, {}); }
+  void lookup(fuse_req_t req, const char*) override { reply_no_entry(req); }
+  void readlink(fuse_req_t req) override { fuse_reply_readlink(req, target_.c_str()); }
+  void become_link(const std::string& target) {
+    target_ = target;
+    attributes_.mode = S_IFLNK | 0777;
+    attributes_.ino++;  // another object
+  }
+
+ private:
+  std::string target_;
+};
+
+}  // namespace
+
+void ControlAccess::apply(struct stat* st) const {
+  std::lock_guard lock(mutex_);
+  st->st_mode = (st->st_mode & ~07777u) | mode_;
+  if (group_ != static_cast<gid_t>(-1)) st->st_gid = group_;
+}
+
+void ControlAccess::set(const struct stat& attr, int to_set) {
+  std::lock_guard lock(mutex_);
+  if ((to_set & FUSE_SET_ATTR_MODE) != 0) mode_ = attr.st_mode & 0666;
+  if ((to_set & FUSE_SET_ATTR_GID) != 0) group_ = attr.st_gid;
+}
+
+struct ControlTree::Nodes {
+  enum Number : uint64_t {
+    kRoot = 1,
+    kCtl,
+    kStatus,
+    kStatusJson,
+    kEvents,
+    kReadmeFile,
+    kSessions,
+    kLink,
+    kClones = 16,
+  };
+
+  Nodes(const VirtualOwner& owner, CommandExecutor& executor, CommandRunner& runner,
+        CloneTree& clone_view)
+      : context{owner, executor, runner, {}},
+        view(clone_view),
+        root(owner, kRoot),
+        ctl(context, kCtl),
+        status(owner, kStatus, 0400,
+               [&executor] { return status_table(executor.engine().status(), false); }),
+        status_json_file(owner, kStatusJson, 0400,
+                         [&executor] {
+                           return status_json(executor.info(), executor.engine().status(), false);
+                         }),
+        events(owner, kEvents, executor.engine()),
+        readme(owner, kReadmeFile, 0444, [] { return std::string(kReadme); }),
+        sessions(context, kSessions),
+        clones(owner, kClones) {
+    root.add("ctl", &ctl);
+    root.add("status", &status);
+    root.add("status.json", &status_json_file);
+    root.add("events", &events);
+    root.add("README", &readme);
+    root.add("sessions", &sessions);
+    root.add("clones", &clones);
+  }
+
+  ControlContext context;
+  CloneTree& view;
+  FixedDirectory root;
+  ControlNode ctl;
+  TextNode status;
+  TextNode status_json_file;
+  EventsNode events;
+  TextNode readme;
+  SessionsDirectory sessions;
+  ClonesEntry clones;
+  KeyedNodes lists;
+};
+
+ControlTree::ControlTree(const VirtualOwner& owner, CommandExecutor& executor,
+                         CommandRunner& runner, CloneTree& view)
+    : nodes_(std::make_unique<Nodes>(owner, executor, runner, view)) {}
+
+ControlTree::~ControlTree() = default;
+
+Node* ControlTree::control_root() {
+  nodes_->root.remember();
+  return &nodes_->root;
+}
+
+Node* ControlTree::clone_list(const std::string& directory) {
+  Nodes& nodes = *nodes_;
+  return nodes.lists.get(directory, [&] {
+    return new DirectoryClones(nodes.lists, nodes.context.owner, nodes.context.executor.engine(),
+                               nodes.context.runner, nodes.view, directory);
+  });
+}
+
+EventsNode& ControlTree::events() { return nodes_->events; }
+
+void ControlTree::set_clones_link(const std::string& target) {
+  nodes_->clones.become_link(target);
+}
+
+}  // namespace clonefs

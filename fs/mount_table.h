@@ -1,0 +1,41 @@
+// The clonefs mounts of this mount namespace, as the kernel lists them. Needs no answer of any
+// daemon: dead ones are listed too. Thread safety: no state.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "extents/result.h"
+
+namespace clonefs {
+
+// Type of the clones mount in the mount table ("fuse." before it); the live mount's is "clonefs".
+inline constexpr char kClonesSubtype[] = "clonefs-clones";
+
+struct MountEntry {
+  std::string mountpoint;
+  std::string type;  // "fuse.clonefs"
+  std::string source;
+
+  bool is_volume() const { return type == "fuse.clonefs"; }
+  bool is_clones() const { return type == std::string("fuse.") + kClonesSubtype; }
+};
+
+// All mounts, in the order of mounting. TEXT: as /proc/self/mountinfo has it.
+std::vector<MountEntry> parse_mount_table(const std::string& text);
+Result<std::vector<MountEntry>> read_mount_table();
+
+// The uppermost mount that contains PATH (absolute, clean); null if none does.
+const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::string& path);
+
+// Does the daemon of this mount still live? Asks the kernel only.
+bool is_dead_mount(const std::string& mountpoint);
+
+// PATH as an absolute one without "." and ".." and symbolic links, as far as it exists; the last
+// component is not followed if KEEP_LAST. Touches no clonefs mount that is a component's end.
+Result<std::string> absolute_path(const std::string& path, bool keep_last);
+
+// Unmounts MOUNTPOINT, through fusermount3 when not root. EBUSY when it is in use and not LAZY.
+Status unmount_path(const std::string& mountpoint, bool lazy);
+
+}  // namespace clonefs
