@@ -102,9 +102,9 @@ const std::vector<Command>& commands() {
       {"create", [](Engine& e, DirectVolume& v) { return e.create(v.options("c", {"."})); },
                                                     {0,      EEXIST, EEXIST, EEXIST, EEXIST, EEXIST, EEXIST, EEXIST}, "Created"},
       {"precopy", [](Engine& e, DirectVolume&) { return e.precopy({"c"}); },
-                                                    {ENOENT, 0,      EALREADY, EALREADY, EBUSY, EBUSY, EBUSY, EIO}, "Precopy"},
+                                                    {ENOENT, 0,      EALREADY, EALREADY, EINVAL, EINVAL, EINVAL, EINVAL}, "Precopy"},
       {"activate", [](Engine& e, DirectVolume&) { return e.activate({"c"}); },
-                                                    {ENOENT, 0,      0,      0,      EALREADY, EALREADY, EALREADY, EIO}, "CopyInProgress"},
+                                                    {ENOENT, 0,      0,      0,      EALREADY, EINVAL, EINVAL, EINVAL}, "CopyInProgress"},
       {"terminate", [](Engine& e, DirectVolume&) { return e.terminate({"c"}, false); },
                                                     {ENOENT, EBUSY,  EBUSY,  EBUSY,  EBUSY,  0,      EALREADY, EBUSY}, "Terminated"},
       {"terminate_force", [](Engine& e, DirectVolume&) { return e.terminate({"c"}, true); },
@@ -114,7 +114,7 @@ const std::vector<Command>& commands() {
       {"remove_force", [](Engine& e, DirectVolume&) { return e.remove({"c"}, true); },
                                                     {ENOENT, 0,      0,      0,      0,      0,      0,      0}, ""},
       {"wait_precopied", [](Engine& e, DirectVolume&) { return e.wait("c", Engine::Goal::kPrecopied, milliseconds(0)); },
-                                                    {ENOENT, EINVAL, ETIMEDOUT, 0,   EINVAL, EINVAL, EINVAL, EIO}, nullptr},
+                                                    {ENOENT, ETIMEDOUT, ETIMEDOUT, 0, 0,     0,      0,      EIO}, nullptr},
       {"wait_copied", [](Engine& e, DirectVolume&) { return e.wait("c", Engine::Goal::kCopied, milliseconds(0)); },
                                                     {ENOENT, ETIMEDOUT, ETIMEDOUT, ETIMEDOUT, ETIMEDOUT, 0, 0, EIO}, nullptr},
   };
@@ -214,8 +214,8 @@ TEST(Commands, paths) {
       {{"../x"}, EINVAL},
       {{"dir/../file"}, EINVAL},
       {{"dir/.."}, EINVAL},
-      {{"leads-out/passwd"}, ENOTDIR},
-      {{"leads-in/a"}, ENOTDIR},
+      {{"leads-out/passwd"}, ELOOP},
+      {{"leads-in/a"}, ELOOP},
       {{".clonefs"}, EINVAL},
       {{".clonefs/pool"}, EINVAL},
       {{std::string("fi\0le", 5)}, EINVAL},
@@ -274,22 +274,22 @@ TEST(Commands, columns_are_bounded) {
 
   const std::string before = snapshot(v);
   const Status refused = v.engine().create(v.options("d"));
-  EXPECT_EQ(code(refused), ENOSPC);
+  EXPECT_EQ(code(refused), EUSERS);
   EXPECT_NE(refused.error().message.find("3"), std::string::npos) << refused.error().message;
   EXPECT_EQ(snapshot(v), before);
 
   // A copied session holds its column until it is terminated.
   ASSERT_EQ(code(v.engine().activate({"a"})), 0);
   ASSERT_TRUE(v.drain("a"));
-  EXPECT_EQ(code(v.engine().create(v.options("d"))), ENOSPC);
+  EXPECT_EQ(code(v.engine().create(v.options("d"))), EUSERS);
   ASSERT_EQ(code(v.engine().terminate({"a"}, false)), 0);
   EXPECT_EQ(code(v.engine().create(v.options("d"))), 0);
   ASSERT_EQ(code(v.engine().remove({"b"}, true)), 0);
   EXPECT_EQ(code(v.engine().create(v.options("e"))), 0);
-  EXPECT_EQ(code(v.engine().create(v.options("f"))), ENOSPC);
+  EXPECT_EQ(code(v.engine().create(v.options("f"))), EUSERS);
   // The bound holds over a restart.
   ASSERT_EQ(code(v.reopen()), 0);
-  EXPECT_EQ(code(v.engine().create(v.options("f"))), ENOSPC);
+  EXPECT_EQ(code(v.engine().create(v.options("f"))), EUSERS);
 }
 
 TEST(Commands, a_list_of_names_is_all_or_nothing) {
@@ -300,7 +300,7 @@ TEST(Commands, a_list_of_names_is_all_or_nothing) {
   const std::string before = snapshot(v);
   EXPECT_EQ(code(v.engine().activate({"a", "missing"})), ENOENT);
   EXPECT_EQ(code(v.engine().activate({"a", "on"})), EALREADY);
-  EXPECT_EQ(code(v.engine().precopy({"a", "on"})), EBUSY);
+  EXPECT_EQ(code(v.engine().precopy({"a", "on"})), EINVAL);
   EXPECT_EQ(code(v.engine().precopy({"a", "missing"})), ENOENT);
   EXPECT_EQ(code(v.engine().terminate({"a", "missing"}, true)), ENOENT);
   EXPECT_EQ(code(v.engine().remove({"a", "missing"}, true)), ENOENT);
@@ -331,7 +331,7 @@ TEST(Commands, extents_select_whole_tracks) {
       {{{9 * 4096, 1 << 20}}, {{9, 2}}},
       {{{1 << 20, 4096}}, {}},
       {{{0, kMaxFileSize}}, {{0, 11}}},
-      {{{kMaxFileSize - 1, kMaxFileSize}}, {}},
+      {{{kMaxFileSize - 1, 1}}, {}},
   };
   for (const Row& row : rows) {
     DirectVolume v;
@@ -369,11 +369,12 @@ TEST(Commands, extents_select_whole_tracks) {
   }
 }
 
-TEST(Commands, empty_extents_are_refused) {
+TEST(Commands, extents_of_nothing_and_beyond_all_files_are_refused) {
   DirectVolume v;
   make_tree(v);
   const std::string before = snapshot(v);
-  for (const ByteRange range : {ByteRange{0, 0}, ByteRange{4096, 0}, ByteRange{kMaxFileSize, 1}}) {
+  for (const ByteRange range : {ByteRange{0, 0}, ByteRange{4096, 0}, ByteRange{kMaxFileSize, 1},
+                                ByteRange{1, kMaxFileSize}}) {
     CreateOptions options = v.options("c", {"file"});
     options.extents = {range};
     EXPECT_EQ(code(v.engine().create(options)), EINVAL) << range.offset;
@@ -440,7 +441,7 @@ TEST(Commands, files_up_to_the_largest_offset) {
   ASSERT_EQ(v.write("huge", size - 5000, pattern(1, 5000)), 0);
   CreateOptions options = v.options("c", {"huge"});
   options.track_size = TrackSize(TrackSize::kMax);
-  options.extents = {{size - 100, kMaxFileSize}};
+  options.extents = {{size - 100, kMaxFileSize - (size - 100)}};
   ASSERT_EQ(code(v.engine().create(options)), 0);
   ASSERT_EQ(code(v.engine().activate({"c"})), 0);
   ASSERT_EQ(v.write("huge", size - 5000, pattern(2, 5000)), 0);
@@ -602,8 +603,9 @@ TEST(Commands, one_write_serves_all_sessions_of_the_file) {
   }
   const Tree expected = v.capture();
   ASSERT_EQ(v.write("file", 70000, pattern(2, 10000)), 0);
-  EXPECT_EQ(v.status("c4096").cofw_tracks, 3u);
-  EXPECT_EQ(v.status("c8192").cofw_tracks, 2u);
+  // One read of the largest track that the write touches: what the others have there comes with it.
+  EXPECT_EQ(v.status("c4096").cofw_tracks, 16u);
+  EXPECT_EQ(v.status("c8192").cofw_tracks, 8u);
   EXPECT_EQ(v.status("c65536").cofw_tracks, 1u);
   for (const char* name : {"c4096", "c8192", "c65536"}) {
     EXPECT_EQ(v.clone_difference(name, expected), "") << name;

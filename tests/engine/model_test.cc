@@ -98,16 +98,12 @@ class ModelRun {
   };
   Listing listing() const {
     Listing l;
-    list(".", l);
-    return l;
-  }
-  void list(const std::string& directory, Listing& l) const {
-    for (const auto& [path, object] : volume_->capture({directory})) {
-      if (path == ".") continue;
+    for (const auto& [path, type] : list_tree(volume_->root())) {
       l.all.push_back(path);
-      if (S_ISREG(object->st.st_mode)) l.files.push_back(path);
-      if (S_ISDIR(object->st.st_mode)) l.directories.push_back(path);
+      if (S_ISREG(type)) l.files.push_back(path);
+      if (S_ISDIR(type)) l.directories.push_back(path);
     }
+    return l;
   }
 
   std::string some_directory(const Listing& l) {

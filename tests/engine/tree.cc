@@ -96,6 +96,16 @@ void capture_one(int root, const std::string& path, Tree& tree,
   }
 }
 
+void list_beneath(int root, const std::string& directory, std::map<std::string, mode_t>& all) {
+  for (const std::string& name : names_in(root, directory)) {
+    const std::string path = join(directory, name);
+    struct stat st {};
+    if (fstatat(root, path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    all[path] = st.st_mode & S_IFMT;
+    if (S_ISDIR(st.st_mode)) list_beneath(root, path, all);
+  }
+}
+
 std::string text(const timespec& t) {
   return std::to_string(t.tv_sec) + "." + std::to_string(t.tv_nsec);
 }
@@ -253,6 +263,12 @@ void capture(int root, const std::string& path, Tree& tree) {
   std::map<ino_t, std::shared_ptr<TreeObject>> seen;
   for (const auto& [name, object] : tree) seen[object->st.st_ino] = object;
   capture_one(root, path, tree, seen);
+}
+
+std::map<std::string, mode_t> list_tree(int root) {
+  std::map<std::string, mode_t> all;
+  list_beneath(root, ".", all);
+  return all;
 }
 
 void keep_extents(Tree& tree, uint64_t track_size, const std::vector<PartOfFile>& ranges) {

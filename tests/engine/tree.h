@@ -30,6 +30,9 @@ using Tree = std::map<std::string, std::shared_ptr<TreeObject>>;
 // `.clonefs` in the root is left out. Hard links are recognized within one TREE.
 void capture(int root, const std::string& path, Tree& tree);
 
+// The paths beneath ROOT with their types (S_IFMT bits), without the root and `.clonefs`.
+std::map<std::string, mode_t> list_tree(int root);
+
 // Keeps of every file's data only the tracks (of TRACK_SIZE) that one of the ranges touches.
 struct PartOfFile {
   uint64_t offset, length;
