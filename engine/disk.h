@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace clonefs {
 
@@ -23,12 +24,17 @@ class Disk {
   // Handles. open: flags get O_CLOEXEC. "" as path with AT_EMPTY_PATH where the call allows it.
   virtual int open(int dir, const char* path, int flags, mode_t mode = 0) = 0;
   virtual int close(int fd) = 0;
+  virtual int duplicate(int fd) = 0;
+  // An exclusive lock that the kernel drops with the last descriptor; -EWOULDBLOCK: held elsewhere.
+  virtual int lock(int fd) = 0;
   // File handle of an object (name_to_handle_at); the bytes include the type. -EOPNOTSUPP where
   // the file system has none.
   virtual int handle_of(int fd, std::string* handle) = 0;
   // open_by_handle_at; MOUNT is any descriptor on the same file system. -EPERM without privilege,
   // -ESTALE when the object is gone.
   virtual int open_handle(int mount, const std::string& handle, int flags) = 0;
+  // Where the object is now, for messages.
+  virtual int path_of(int fd, std::string* path) = 0;
   // A new descriptor of the object behind an O_PATH (or any) descriptor, through /proc/self/fd.
   virtual int reopen(int fd, int flags) = 0;
 
@@ -38,6 +44,13 @@ class Disk {
   virtual int truncate(int fd, uint64_t size) = 0;
   virtual int allocate(int fd, int mode, uint64_t offset, uint64_t length) = 0;
   virtual int64_t seek(int fd, uint64_t offset, int whence) = 0;  // SEEK_DATA, SEEK_HOLE
+  // Where the file's data lies (FIEMAP), in file order; -EOPNOTSUPP where nobody knows.
+  struct Placement {
+    uint64_t offset;
+    uint64_t length;
+    uint64_t physical;
+  };
+  virtual int placement(int fd, std::vector<Placement>* extents) = 0;
   virtual int datasync(int fd) = 0;
   virtual int sync(int fd) = 0;
   virtual int syncfs(int fd) = 0;

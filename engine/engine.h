@@ -132,6 +132,7 @@ class Change {
 // Names and objects that a change of names touches. Unused ids are 0.
 struct NamesChange {
   SourceId parents[2] = {0, 0};  // directories whose entries change
+  std::string_view names[2];     // the entry of parents[i] that changes; "": any of them
   SourceId objects[2] = {0, 0};  // objects that gain or lose a name (link, rename, unlink)
   // The object that loses the name VICTIM_NAME in VICTIM_DIR (unlink, rmdir, rename over): if it
   // is the last name of a member whose tracks are still needed, the engine keeps the inode.

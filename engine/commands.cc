@@ -1,0 +1,589 @@
+// The commands. Each checks everything before it changes anything.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "engine/core.h"
+
+namespace clonefs {
+
+bool is_session_name(std::string_view name) {
+  const auto alnum = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
+  if (name.empty() || name.size() > 64 || !alnum(name[0])) return false;
+  return std::all_of(name.begin(), name.end(),
+                     [&](char c) { return alnum(c) || c == '.' || c == '_' || c == '-'; });
+}
+
+}  // namespace clonefs
+
+namespace clonefs::detail {
+
+timespec now() {
+  timespec t{};
+  ::clock_gettime(CLOCK_REALTIME, &t);
+  return t;
+}
+
+SessionPtr Core::find(const std::string& name) const {
+  const std::shared_lock lock(sessions_mutex_);
+  const auto it = sessions_.find(name);
+  return it == sessions_.end() ? nullptr : it->second;
+}
+
+std::vector<SessionPtr> Core::find_all(const std::vector<std::string>& names,
+                                       Status* status) const {
+  std::vector<SessionPtr> found;
+  if (names.empty()) *status = Error{EINVAL, "no name given; name the clones"};
+  for (const auto& name : names) {
+    auto s = find(name);
+    if (s == nullptr) {
+      *status = Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+      return {};
+    }
+    if (std::find(found.begin(), found.end(), s) == found.end()) found.push_back(std::move(s));
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a->id < b->id; });
+  return found;
+}
+
+// --- CREATE ------------------------------------------------------------------------------------
+
+Status Core::check_create(const CreateOptions& o, PathNode* filter) {
+  if (!is_session_name(o.name))
+    return Error{EINVAL, "'" + o.name +
+                             "' is no name for a clone; a name is 1 to 64 letters, digits, '.', "
+                             "'_' and '-', and begins with a letter or a digit"};
+  if (o.paths.empty()) return Error{EINVAL, "no path given; '.' is the whole volume"};
+  if (o.precopy && o.nocopy)
+    return Error{EINVAL, "precopy and nocopy exclude each other; leave one out"};
+  if (o.precopy && o.activate)
+    return Error{EINVAL, "a copy is active at once; use create --precopy, then activate"};
+  uint64_t last = 0;
+  for (const auto& r : o.extents) {
+    if (r.length == 0) return Error{EINVAL, "an extent of 0 bytes selects nothing"};
+    if (r.offset > kMaxFileSize || r.length > kMaxFileSize - r.offset)
+      return Error{EINVAL, "an extent ends beyond the largest file there can be"};
+    last = std::max(last, r.end());
+  }
+  for (const auto& path : o.paths) {
+    if (path.empty()) return Error{EINVAL, "a path is empty; '.' is the whole volume"};
+    if (path[0] == '/')
+      return Error{EINVAL, path + " is not relative to the volume"};
+    if (path.find('\0') != std::string::npos) return Error{EINVAL, "a path has a zero byte in it"};
+    PathNode* node = filter;
+    Fd at(disk_, disk_.open(source_dir_.get(), ".", O_PATH | O_DIRECTORY));
+    struct stat st{};
+    bool directory = true;
+    size_t begin = 0;
+    bool first = true;
+    while (begin < path.size()) {
+      size_t end = path.find('/', begin);
+      if (end == std::string::npos) end = path.size();
+      const std::string name = path.substr(begin, end - begin);
+      begin = end + 1;
+      if (name.empty() || name == ".") continue;
+      if (name == "..")
+        return Error{EINVAL, path + " has '..' in it; name the path without it"};
+      if (first && name == ".clonefs")
+        return Error{EINVAL, path + " belongs to clonefs itself and cannot be cloned"};
+      first = false;
+      if (!directory)
+        return Error{S_ISLNK(st.st_mode) ? ELOOP : ENOTDIR,
+                     path + (S_ISLNK(st.st_mode)
+                                 ? " leads through a symbolic link; name the path that it leads to"
+                                 : " leads through a file that is no directory")};
+      Fd next(disk_, disk_.open(at.get(), name.c_str(), O_PATH | O_NOFOLLOW));
+      if (!next) return Error::from_errno(next.get(), "cannot clone " + path);
+      if (const int e = disk_.stat(next.get(), "", &st); e < 0)
+        return Error::from_errno(e, "cannot clone " + path);
+      if (st.st_dev != device_)
+        return Error{EXDEV, path + " lies on a file system that is mounted in the volume; mount "
+                                   "clonefs over that one to clone it"};
+      if (st.st_dev == pool_device_ && st.st_ino == pool_ino_)
+        return Error{EINVAL, path + " is the pool itself"};
+      directory = S_ISDIR(st.st_mode);
+      at = std::move(next);
+      node = &node->children[name];
+    }
+    if (path.back() == '/' && !directory)
+      return Error{ENOTDIR, path + " is no directory"};
+    node->whole = true;
+  }
+  return {};
+}
+
+Status Core::check_space(Session& s) {
+  uint64_t needed = 0;
+  for (const auto& o : s.objects) {
+    if (o.gone || !o.is_regular()) continue;
+    needed += std::min(uint64_t{o.pending.load()} * s.track_size.bytes(), (o.size + 4095) / 4096 * 4096);
+  }
+  struct statvfs fs{};
+  if (const int e = disk_.statvfs(pool_dir_.get(), &fs); e < 0)
+    return Error::from_errno(e, "cannot ask the pool for its free space");
+  const uint64_t room = uint64_t{fs.f_bavail} * fs.f_frsize;
+  if (needed <= room) return {};
+  return Error{ENOSPC, "the pool has room for " + std::to_string(room >> 20) + " MiB, the clone " +
+                           s.name + " may need " + std::to_string(needed >> 20) +
+                           " MiB; delete old clones, choose another --pool, or say --thin"};
+}
+
+Status Core::create(const CreateOptions& o) {
+  auto s = std::make_shared<Session>();
+  const TrackSize track_size = o.track_size.value_or(options_.track_size);
+  {
+    const std::lock_guard command(command_mutex_);
+    if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
+    if (auto status = check_create(o, &s->root_filter); !status) return status;
+    if (find(o.name) != nullptr)
+      return Error{EEXIST, "the name " + o.name +
+                               " is in use; delete that clone first or choose another name"};
+    std::vector<bool> used(options_.max_columns);
+    {
+      const std::shared_lock lock(sessions_mutex_);
+      for (const auto& [name, other] : sessions_)
+        if (other->state.load() != SessionState::kTerminated && other->column_id < used.size())
+          used[other->column_id] = true;
+    }
+    const auto free = std::find(used.begin(), used.end(), false);
+    if (free == used.end())
+      return Error{EUSERS, "all " + std::to_string(used.size()) +
+                               " session columns are in use; terminate sessions that are Copied"};
+    s->column_id = static_cast<unsigned>(free - used.begin());
+    s->id = next_id_++;
+    s->name = o.name;
+    s->track_size = track_size;
+    s->paths = o.paths;
+    s->selection = o.extents;
+    s->nocopy = o.nocopy;
+    s->created_at = now();
+    {
+      Catalog::Batch batch(*catalog_);
+      auto slot = batch.slot(o.name);
+      if (!slot) return slot.error();
+      s->slot = *slot;
+      if (auto status = batch.commit(); !status) return status;
+    }
+    const std::unique_lock lock(sessions_mutex_);
+    sessions_[s->name] = s;
+  }
+  Status status;
+  {
+    const std::lock_guard work(s->work_mutex);
+    status = build(s, o);
+    if (!status) undo_create(s);
+  }
+  if (!status) {
+    const std::unique_lock lock(sessions_mutex_);
+    sessions_.erase(s->name);
+    events_.add("create " + s->name + " refused: " + status.error().message);
+    return status;
+  }
+  events_.add("created " + s->name);
+  start_worker(s);
+  state_changed();
+  if (o.activate) {
+    status = activate({s->name});
+    if (!status && !s->active()) (void)remove({s->name}, true);
+    return status;
+  }
+  if (o.precopy) return precopy({s->name});
+  return {};
+}
+
+// With the work mutex held.
+Status Core::build(const SessionPtr& s, const CreateOptions& o) {
+  auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s->id));
+  if (!file) return file.error();
+  s->track_file = std::move(*file);
+  if (auto status = make_root(s); !status) return status;
+  // Until it stands still, or nearly: what goes on changing is brought up to date later.
+  for (int pass = 0; pass < 4; ++pass) {
+    bool quiet = false;
+    if (auto status = sync_skeleton(s, &quiet); !status) return status;
+    if (quiet) break;
+  }
+  if (!o.thin && !o.nocopy) {
+    if (auto status = check_space(*s); !status) return status;
+  }
+  {
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.put_session(row_of(*s));
+    if (status) status = put_rows(*s, batch);
+    if (status) status = batch.commit();
+    if (!status) return status;
+  }
+  rows_written(*s);
+  s->building = false;
+  return {};
+}
+
+void Core::undo_create(const SessionPtr& s) {
+  s->removed = true;
+  s->state.store(SessionState::kFailed);
+  detach_all(*s);
+  (void)remove_tree(incomplete_dir_.get(), s->name);
+  disk_.unlink(tracks_dir_.get(), std::to_string(s->id).c_str(), 0);
+  // What a pass left on the stage goes at the next start.
+}
+
+// --- PRECOPY -----------------------------------------------------------------------------------
+
+Status Core::precopy(const std::vector<std::string>& names) {
+  const std::lock_guard command(command_mutex_);
+  Status status;
+  const auto sessions = find_all(names, &status);
+  if (!status) return status;
+  std::vector<std::unique_lock<std::mutex>> locks;
+  for (const auto& s : sessions) {
+    locks.emplace_back(s->work_mutex);
+    if (s->removed) return Error{ENOENT, "there is no clone named " + s->name};
+    const auto state = s->state.load();
+    if (state != SessionState::kCreated)
+      return Error{state == SessionState::kPrecopy ? EALREADY : EINVAL,
+                   s->name + " is " + to_string(state) + "; only a Created session can be precopied"};
+    if (s->nocopy)
+      return Error{EINVAL, s->name + " was created with nocopy: nothing copies it in the background"};
+  }
+  Catalog::Batch batch(*catalog_);
+  for (const auto& s : sessions) {
+    status = batch.set_state(s->id, static_cast<int>(SessionState::kPrecopy), "");
+    if (!status) return status;
+  }
+  if (status = batch.commit(); !status) return status;
+  for (const auto& s : sessions) {
+    s->state.store(SessionState::kPrecopy);
+    wake(*s);
+    events_.add("precopy " + s->name);
+  }
+  state_changed();
+  return {};
+}
+
+// --- ACTIVATE ----------------------------------------------------------------------------------
+
+Status Core::activate(const std::vector<std::string>& names) {
+  std::vector<SessionPtr> sessions;
+  {
+    const std::lock_guard command(command_mutex_);
+    if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
+    Status status;
+    sessions = find_all(names, &status);
+    if (!status) return status;
+    if (status = activate_sessions(sessions); !status) return status;
+  }
+  for (const auto& s : sessions) notify_clones(s->name);
+  return {};
+}
+
+Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
+  std::vector<std::unique_lock<std::mutex>> locks;
+  for (const auto& s : sessions) {
+    locks.emplace_back(s->work_mutex);
+    if (s->removed) return Error{ENOENT, "there is no clone named " + s->name};
+    const auto state = s->state.load();
+    if (state == SessionState::kCreated || state == SessionState::kPrecopy) continue;
+    return Error{state == SessionState::kCopyInProgress ? EALREADY : EINVAL,
+                 s->name + " is " + to_string(state) +
+                     "; only a Created or Precopy session can be activated"};
+  }
+  std::function<Status(const Engine::Wanted&)> flush;
+  {
+    const std::lock_guard lock(hooks_mutex_);
+    flush = flush_;
+  }
+  const auto is_member = [&](SourceId id) {
+    Attachments attachments;
+    if (sources_.find(id, &attachments) == nullptr) return false;
+    for (const auto& a : *attachments)
+      if (std::find(sessions.begin(), sessions.end(), a.session) != sessions.end()) return true;
+    return false;
+  };
+  // Outside the fence, so that little is left for it: names, then what caches hold, then what that
+  // brought.
+  for (int round = 0; round < 3; ++round) {
+    bool all_quiet = true;
+    for (const auto& s : sessions) {
+      bool quiet = true;
+      if (auto status = sync_skeleton(s, &quiet); !status) return refuse(s, status.error());
+      all_quiet &= quiet;
+    }
+    if (round > 0 && all_quiet) break;
+    if (flush && round < 2) {
+      if (auto status = flush(is_member); !status)
+        return Error{status.error().code,
+                     "cannot activate: data that programs wrote does not reach clonefs: " +
+                         status.error().message};
+    }
+  }
+
+  const auto begin = std::chrono::steady_clock::now();
+  fence_.close();
+  Status status;
+  for (const auto& s : sessions) {
+    for (bool quiet = false; status && !quiet;) status = sync_skeleton(s, &quiet);
+    if (!status) {
+      fence_.open();
+      return refuse(s, status.error());
+    }
+  }
+  const timespec at = now();
+  for (const auto& s : sessions) {
+    s->activated_at = at;
+    s->cursor.filled = false;
+    s->state.store(SessionState::kCopyInProgress, std::memory_order_release);
+  }
+  fence_.open();
+  const auto fence_ns = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
+          .count());
+
+  {
+    Catalog::Batch batch(*catalog_);
+    for (const auto& s : sessions) {
+      s->fence_ns = fence_ns;
+      if (status) status = put_rows(*s, batch);
+      if (status) status = batch.put_session(row_of(*s));
+    }
+    if (status) status = batch.commit();
+  }
+  for (const auto& s : sessions) {
+    if (!status) {
+      fail(*s, "the activation could not be written to the catalog: " + status.error().message);
+      continue;
+    }
+    rows_written(*s);
+    events_.add("activated " + s->name);
+    wake(*s);
+  }
+  state_changed();
+  return status;
+}
+
+// An activation that cannot bring the skeleton up to date leaves a session that is not exact.
+Error Core::refuse(const SessionPtr& s, const Error& error) {
+  fail(*s, error.message);
+  return {error.code, "cannot activate " + s->name + ": " + error.message};
+}
+
+// --- TERMINATE, delete ---------------------------------------------------------------------------
+
+Status Core::terminate(const std::vector<std::string>& names, bool force) {
+  std::vector<SessionPtr> gone;
+  {
+    const std::lock_guard command(command_mutex_);
+    Status status;
+    const auto sessions = find_all(names, &status);
+    if (!status) return status;
+    for (const auto& s : sessions) {
+      const auto state = s->state.load();
+      if (state == SessionState::kTerminated)
+        return Error{EALREADY, s->name + " is terminated already; its clone remains until "
+                                         "`clonefs delete " + s->name + "`"};
+      if (state != SessionState::kCopied && !force)
+        return Error{EBUSY, s->name + " is " + to_string(state) +
+                                ", not Copied; wait for it, or terminate it with --force, which "
+                                "removes the incomplete clone"};
+    }
+    for (const auto& s : sessions) {
+      if (s->state.load() != SessionState::kCopied) {
+        if (auto r = destroy(s); !r) return r;
+        events_.add("terminated by force " + s->name);
+        gone.push_back(s);
+        continue;
+      }
+      stop_worker(*s);
+      const std::lock_guard work(s->work_mutex);
+      Catalog::Batch batch(*catalog_);
+      status = batch.set_state(s->id, static_cast<int>(SessionState::kTerminated), "");
+      if (status) status = batch.commit();
+      if (!status) return status;
+      s->state.store(SessionState::kTerminated);
+      release_columns(*s);
+      events_.add("terminated " + s->name);
+    }
+    state_changed();
+  }
+  for (const auto& s : gone) notify_clones(s->name);
+  return {};
+}
+
+void Core::release_columns(Session& s) {
+  for (auto& o : s.objects) {
+    const std::lock_guard lock(s.object_lock(o));
+    if (o.column != nullptr) o.column->count = 0;
+  }
+  disk_.unlink(tracks_dir_.get(), std::to_string(s.id).c_str(), 0);
+}
+
+Status Core::remove(const std::vector<std::string>& names, bool force) {
+  std::vector<SessionPtr> sessions;
+  {
+    const std::lock_guard command(command_mutex_);
+    Status status;
+    sessions = find_all(names, &status);
+    if (!status) return status;
+    for (const auto& s : sessions) {
+      const auto state = s->state.load();
+      if (state != SessionState::kCopied && state != SessionState::kTerminated && !force)
+        return Error{EBUSY, s->name + " is " + to_string(state) +
+                                "; `clonefs terminate --force " + s->name + "` removes it"};
+    }
+    for (const auto& s : sessions) {
+      if (status = destroy(s); !status) return status;
+      events_.add("deleted " + s->name);
+    }
+    state_changed();
+  }
+  for (const auto& s : sessions) notify_clones(s->name);
+  return {};
+}
+
+// With the command mutex held. What is on disk goes in an order that a killed daemon can go on with:
+// the row says Removing first and goes last.
+Status Core::destroy(const SessionPtr& s) {
+  {
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.set_state(s->id, kRemovingState, "");
+    if (status) status = batch.commit();
+    if (!status) return status;
+  }
+  s->removed = true;
+  stop_worker(*s);
+  {
+    const std::lock_guard work(s->work_mutex);
+    s->cursor = Session::Cursor{};
+    detach_all(*s);
+  }
+  {
+    const std::unique_lock lock(sessions_mutex_);
+    sessions_.erase(s->name);
+  }
+  return remove_from_disk(s->id, s->name);
+}
+
+Status Core::remove_from_disk(uint64_t id, const std::string& name) {
+  const std::string place = "removed-" + std::to_string(id);
+  for (const Fd* dir : {&incomplete_dir_, &clones_dir_}) {
+    const int e = disk_.rename(dir->get(), name.c_str(), stage_dir_.get(), place.c_str(), 0);
+    if (e < 0 && e != -ENOENT)
+      return Error::from_errno(e, "cannot remove the clone " + name + " from the pool");
+    if (e == 0) break;
+  }
+  if (auto status = remove_tree(stage_dir_.get(), place); !status) return status;
+  disk_.unlink(tracks_dir_.get(), std::to_string(id).c_str(), 0);
+  Catalog::Batch batch(*catalog_);
+  auto status = batch.drop_session(id);
+  if (status) status = batch.commit();
+  return status;
+}
+
+void Core::detach(Session& s, Object& o) {
+  (void)s;
+  if (const auto source = sources_.detach(o.source_id, &o); source != nullptr)
+    release_limbo(o.source_id, source);
+}
+
+void Core::detach_all(Session& s) {
+  for (auto& o : s.objects) detach(s, o);
+}
+
+// --- the rest --------------------------------------------------------------------------------------
+
+void Core::fail(Session& s, const std::string& why) {
+  {
+    const std::lock_guard lock(s.text_mutex);
+    if (!s.error.empty() || s.removed) return;
+    s.error = why;
+  }
+  s.state.store(SessionState::kFailed, std::memory_order_release);
+  // Whatever happens next, a clone that is not exact must say so after a restart too. The byte in
+  // the track table needs no space.
+  s.track_file.set_failed();
+  {
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.set_state(s.id, static_cast<int>(SessionState::kFailed), why);
+    if (status) status = batch.commit();
+  }
+  events_.add("FAILED " + s.name + ": " + why);
+  s.announce = true;
+  wake(s);
+  state_changed();
+}
+
+void Core::state_changed() {
+  const std::lock_guard lock(state_mutex_);
+  ++state_version_;
+  state_cv_.notify_all();
+}
+
+void Core::notify_clones(const std::string& name) {
+  std::function<void(const std::string&)> changed;
+  {
+    const std::lock_guard lock(hooks_mutex_);
+    changed = clones_changed_;
+  }
+  if (changed) changed(name);
+}
+
+Status Core::set_rate(const std::string& name, uint64_t bytes_per_s) {
+  const std::lock_guard command(command_mutex_);
+  const auto s = find(name);
+  if (s == nullptr)
+    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+  s->rate_limit.store(bytes_per_s);
+  if (!s->building) {
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.set_rate(s->id, bytes_per_s);
+    if (status) status = batch.commit();
+    if (!status) return status;
+  }
+  wake(*s);
+  return {};
+}
+
+Status Core::wait(const std::string& name, Engine::Goal goal,
+                  std::optional<std::chrono::milliseconds> timeout) {
+  const auto deadline = std::chrono::steady_clock::now() +
+                        timeout.value_or(std::chrono::hours(24 * 365));
+  const auto s = find(name);
+  if (s == nullptr)
+    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+  std::unique_lock lock(state_mutex_);
+  for (;;) {
+    if (s->removed) return Error{ENOENT, name + " was removed while you waited"};
+    const auto state = s->state.load();
+    switch (state) {
+      case SessionState::kCopied:
+      case SessionState::kTerminated:
+        return {};
+      case SessionState::kFailed: {
+        const std::lock_guard text(s->text_mutex);
+        return Error{EIO, name + " is Failed: " + s->error};
+      }
+      case SessionState::kCopyInProgress:
+        if (goal == Engine::Goal::kPrecopied) return {};
+        if (s->nocopy && !timeout)
+          return Error{EINVAL, name + " was created with nocopy: nothing copies it in the background"};
+        break;
+      case SessionState::kPrecopy:
+        if (goal == Engine::Goal::kPrecopied && s->precopied.load()) return {};
+        if (goal == Engine::Goal::kCopied && !timeout && closed_)
+          return Error{ESHUTDOWN, "clonefs is being unmounted"};
+        break;
+      case SessionState::kCreated:
+        if (goal == Engine::Goal::kPrecopied && !timeout && !s->building)
+          return Error{EINVAL, name + " is Created: precopy it first"};
+        break;
+    }
+    if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
+    const auto version = state_version_;
+    if (!state_cv_.wait_until(lock, deadline, [&] { return state_version_ != version; }))
+      return Error{ETIMEDOUT, name + " is " + to_string(s->state.load()) + " still; the time is over"};
+  }
+}
+
+}  // namespace clonefs::detail

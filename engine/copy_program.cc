@@ -1,0 +1,373 @@
+// The copy program: precopy and drain as a step function, and the threads that run it.
+//
+// A step has two halves. step_read marks a run of pending tracks as being copied, then reads them
+// without holding anything; step_finish puts those on the clone side whose mark still stands. A
+// write to the source takes the mark away (before activation) or the track (after it), so what is
+// put is what the source had at one moment.
+#include <fcntl.h>
+#include <linux/ioprio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "engine/core.h"
+
+namespace clonefs::detail {
+
+namespace {
+
+constexpr uint64_t kChunk = 1 << 20;
+// A writer waits for no more than this when it meets the copy program in its own tracks.
+constexpr uint64_t kPutTogether = 256 << 10;
+constexpr auto kPassPause = std::chrono::milliseconds(200);
+
+bool wanted(TrackBits b) { return is_pending(b); }
+bool still_copying(TrackBits b) { return is_pending(b) && is_copying(b); }
+
+}  // namespace
+
+bool Core::step(const SessionPtr& s) {
+  const bool more = step_read(s);
+  return step_finish(s) || more;
+}
+
+// What a pass copies, ordered as it lies on the disk: inode numbers follow the placement on the
+// file systems that clonefs is used on, and within a file the runs are sorted by FIEMAP.
+bool Core::fill_cursor(Session& s) {
+  auto& c = s.cursor;
+  c = Session::Cursor{};
+  const bool active = s.active();
+  for (auto& o : s.objects) {
+    if (o.gone) continue;
+    const bool pending = o.pending.load() != 0;
+    if (active ? (!o.finished && (!pending || !s.nocopy)) : pending) c.order.push_back(&o);
+  }
+  std::sort(c.order.begin(), c.order.end(),
+            [](const Object* a, const Object* b) { return a->source_id < b->source_id; });
+  c.filled = true;
+  return !c.order.empty();
+}
+
+bool Core::next_chunk(Session& s, Extent* chunk) {
+  auto& c = s.cursor;
+  const bool active = s.active();
+  for (;;) {
+    if (c.object == nullptr) {
+      if (c.next_object == c.order.size()) return false;
+      Object* o = c.order[c.next_object++];
+      if (o->gone) continue;
+      if (o->pending.load() == 0) {
+        if (active) finish_object(s, *o);
+        continue;
+      }
+      c.source = open_source(*o);
+      c.clone = open_clone(*o, O_RDWR);
+      if (c.clone.get() == -ESTALE) {
+        // Removed from the clone: nobody can ask for its tracks.
+        change_bits(s, *o, {0, o->column->count}, wanted, on_drained);
+        if (active) finish_object(s, *o);
+        continue;
+      }
+      if (c.source.get() == -ESTALE && !active) continue;  // removed: its names tell
+      if (!c.source || !c.clone) {
+        fail(s, Error::from_errno(c.source ? c.clone.get() : c.source.get(),
+                                  "cannot copy " + path_of(s, *o))
+                    .message);
+        return false;
+      }
+      c.object = o;
+      c.runs.clear();
+      c.next_run = 0;
+      for (uint64_t t = 0; t < o->column->count;) {
+        if (!is_pending(o->column->at(t))) {
+          ++t;
+          continue;
+        }
+        uint64_t u = t;
+        while (u < o->column->count && is_pending(o->column->at(u))) ++u;
+        c.runs.push_back({t, u - t});
+        t = u;
+      }
+      std::vector<Disk::Placement> placement;
+      if (o->column->count > kChunk / s.track_size.bytes() &&
+          disk_.placement(c.source.get(), &placement) == 0 && placement.size() > 1) {
+        std::sort(placement.begin(), placement.end(),
+                  [](const auto& a, const auto& b) { return a.offset < b.offset; });
+        const auto physical = [&](const Extent& run) {
+          const uint64_t offset = s.track_size.offset_of(run.first);
+          auto it = std::upper_bound(placement.begin(), placement.end(), offset,
+                                     [](uint64_t at, const auto& p) { return at < p.offset; });
+          if (it == placement.begin()) return uint64_t{0};
+          --it;
+          return it->physical + (offset - it->offset);
+        };
+        std::stable_sort(c.runs.begin(), c.runs.end(), [&](const Extent& a, const Extent& b) {
+          return physical(a) < physical(b);
+        });
+      }
+    }
+    Object& o = *c.object;
+    while (c.next_run < c.runs.size()) {
+      Extent& run = c.runs[c.next_run];
+      const uint64_t count = o.column->count;
+      while (run.count > 0 && (run.first >= count || !is_pending(o.column->at(run.first)))) {
+        ++run.first;
+        --run.count;
+      }
+      if (run.count == 0) {
+        ++c.next_run;
+        continue;
+      }
+      const uint64_t most = std::max<uint64_t>(1, kChunk / s.track_size.bytes());
+      uint64_t n = 1;
+      while (n < run.count && n < most && run.first + n < count &&
+             is_pending(o.column->at(run.first + n)))
+        ++n;
+      *chunk = {run.first, n};
+      run.first += n;
+      run.count -= n;
+      return true;
+    }
+    c.object = nullptr;
+    if (active && o.pending.load() == 0) finish_object(s, o);
+  }
+}
+
+bool Core::step_read(const SessionPtr& s) {
+  const std::lock_guard work(s->work_mutex);
+  auto& c = s->cursor;
+  const auto state = s->state.load();
+  if (s->removed || (state != SessionState::kPrecopy && state != SessionState::kCopyInProgress))
+    return false;
+  if (c.loaded) return true;
+  if (!c.filled) {
+    if (state == SessionState::kPrecopy) {
+      bool stale;
+      {
+        const std::lock_guard lock(s->dirty_mutex);
+        stale = !s->dirty_names.empty() || !s->dirty_objects.empty();
+      }
+      if (stale) {
+        auto status = sync_skeleton(s);
+        if (status) status = flush_rows(*s);
+        if (!status) {
+          fail(*s, status.error().message);
+          return false;
+        }
+      }
+    }
+    fill_cursor(*s);
+  }
+  Extent chunk;
+  if (!next_chunk(*s, &chunk)) {
+    c.filled = false;
+    if (s->state.load() != state) return false;
+    if (state == SessionState::kCopyInProgress) {
+      if (s->counters.tracks_pending.load() != 0) return !s->nocopy;
+      return complete(s) ? false : (s->state.load() == state && !s->nocopy);
+    }
+    if (s->counters.tracks_pending.load() != 0) return true;
+    const std::lock_guard lock(s->dirty_mutex);
+    if (!s->dirty_names.empty() || !s->dirty_objects.empty()) return true;
+    s->precopied.store(true);
+    state_changed();
+    return false;
+  }
+  Object& o = *c.object;
+  if (const int e = change_bits(*s, o, chunk, wanted, on_copy_begun); e < 0) {
+    fail(*s, Error::from_errno(e, "cannot write the track table").message);
+    return false;
+  }
+  const ByteRange range = {s->track_size.offset_of(chunk.first),
+                           chunk.count * s->track_size.bytes()};
+  c.buffer.resize(range.length);
+  const int e = read_source(c.source.get(), range, c.buffer.data(), &c.holes);
+  if (e < 0) {
+    fail(*s, Error::from_errno(e, "cannot read " + path_of(*s, o)).message);
+    return false;
+  }
+  c.chunk = chunk;
+  s->loaded_bytes.store(range.length);
+  c.loaded = true;
+  return true;
+}
+
+bool Core::step_finish(const SessionPtr& s) {
+  const std::lock_guard work(s->work_mutex);
+  auto& c = s->cursor;
+  if (!c.loaded) return false;
+  c.loaded = false;
+  if (s->removed || c.object == nullptr) return false;
+  const bool active = s->active();
+  if (!active && s->state.load() != SessionState::kPrecopy) return false;
+  Object& o = *c.object;
+  Attachments attachments;
+  const auto source = sources_.find(o.source_id, &attachments);
+  if (source == nullptr || o.gone) return true;
+  const TrackSize ts = s->track_size;
+  const uint64_t together = std::max<uint64_t>(1, kPutTogether / ts.bytes());
+  const uint64_t base = ts.offset_of(c.chunk.first);
+  for (uint64_t t = c.chunk.first; t < c.chunk.end(); t += together) {
+    const Extent part = {t, std::min(together, c.chunk.end() - t)};
+    const Claims::Holder claim(source->claims,
+                               {ts.offset_of(part.first), part.count * ts.bytes()});
+    const uint64_t end = std::min(part.end(), o.column->count);
+    for (uint64_t a = part.first; a < end;) {
+      if (!still_copying(o.column->at(a))) {
+        ++a;
+        continue;
+      }
+      uint64_t b = a;
+      bool again = false;
+      while (b < end && still_copying(o.column->at(b))) {
+        again |= (o.column->at(b) & kRewritten) != 0;
+        ++b;
+      }
+      const ByteRange range = {ts.offset_of(a), (b - a) * ts.bytes()};
+      int e = put_tracks(*s, o, c.clone.get(), c.buffer.data() + (range.offset - base), range,
+                         c.holes, again);
+      if (e == 0)
+        e = change_bits(*s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
+      if (e < 0) {
+        fail(*s, Error::from_errno(e, "cannot copy " + path_of(*s, o)).message);
+        return false;
+      }
+      a = b;
+    }
+  }
+  const std::lock_guard lock(s->text_mutex);
+  s->last_object = &o;
+  s->last_track = c.chunk.end() - 1;
+  return true;
+}
+
+void Core::finish_object(Session& s, Object& o) {
+  if (o.finished) return;
+  // The second list's bits have done their work.
+  if (o.column != nullptr) change_bits(s, o, {0, o.column->count}, is_precopied, on_drained);
+  {
+    const std::lock_guard lock(s.object_lock(o));
+    if (o.is_regular()) {
+      const Fd clone = open_clone(o, O_PATH);
+      const timespec times[2] = {o.atime, o.mtime};
+      if (clone) disk_.utimes(clone.get(), times);
+    }
+    o.finished.store(true);
+  }
+  detach(s, o);
+  row_changed(s, o);
+}
+
+// With the work mutex held, nothing pending: the clone becomes an ordinary tree.
+bool Core::complete(const SessionPtr& s) {
+  for (auto& o : s->objects) {
+    if (o.gone || o.finished) continue;
+    if (o.pending.load() != 0) return false;
+    finish_object(*s, o);
+  }
+  disk_.syncfs(pool_dir_.get());
+  const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
+                             s->name.c_str(), RENAME_NOREPLACE);
+  if (e < 0 && e != -ENOENT) {
+    fail(*s, Error::from_errno(e, "cannot move the drained clone to its place in the pool").message);
+    return false;
+  }
+  {
+    Catalog::Batch batch(*catalog_);
+    auto status = put_rows(*s, batch);
+    if (status) status = batch.set_state(s->id, static_cast<int>(SessionState::kCopied), "");
+    if (status) status = batch.commit();
+    if (!status) {
+      fail(*s, status.error().message);
+      return false;
+    }
+  }
+  rows_written(*s);
+  s->state.store(SessionState::kCopied);
+  events_.add("copied " + s->name);
+  state_changed();
+  s->announce = true;
+  return true;
+}
+
+void Core::wake(Session& s) {
+  const std::lock_guard lock(s.worker_mutex);
+  ++s.worker_signal;
+  s.worker_wake.notify_all();
+}
+
+void Core::start_worker(const SessionPtr& s) {
+  if (!options_.copy_threads || s->worker.joinable()) return;
+  s->worker = std::thread([this, s] { work(s); });
+}
+
+void Core::stop_worker(Session& s) {
+  {
+    const std::lock_guard lock(s.worker_mutex);
+    s.worker_stop = true;
+    s.worker_wake.notify_all();
+  }
+  if (s.worker.joinable()) s.worker.join();
+}
+
+void Core::work(const SessionPtr& s) {
+  // Foreground I/O goes first.
+  ::syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0));
+  using Clock = std::chrono::steady_clock;
+  auto window = Clock::now();
+  uint64_t window_bytes = 0;
+  auto due = Clock::now();
+  for (;;) {
+    uint64_t signal;
+    {
+      const std::lock_guard lock(s->worker_mutex);
+      if (s->worker_stop) return;
+      signal = s->worker_signal;
+    }
+    const bool more = step_read(s);
+    const uint64_t bytes = s->loaded_bytes.exchange(0);
+    step_finish(s);
+    if (s->announce.exchange(false)) notify_clones(s->name);
+    const auto now = Clock::now();
+    window_bytes += bytes;
+    if (const auto passed = now - window; passed > std::chrono::milliseconds(500)) {
+      s->rate_now.store(static_cast<uint64_t>(static_cast<double>(window_bytes) /
+                                              std::chrono::duration<double>(passed).count()));
+      window = now;
+      window_bytes = 0;
+    }
+    const auto state = s->state.load();
+    if (s->removed || (state != SessionState::kPrecopy && state != SessionState::kCopyInProgress &&
+                       state != SessionState::kCreated)) {
+      s->rate_now.store(0);
+      if (state == SessionState::kFailed) {
+        // Nothing of the source is kept for a clone that is lost.
+        const std::lock_guard work(s->work_mutex);
+        detach_all(*s);
+      }
+      return;
+    }
+    const auto called = [&] { return s->worker_stop || s->worker_signal != signal; };
+    std::unique_lock lock(s->worker_mutex);
+    if (const uint64_t limit = s->rate_limit.load(); limit != 0 && bytes != 0) {
+      due = std::max(due, now) + std::chrono::nanoseconds(static_cast<int64_t>(
+                                     static_cast<double>(bytes) * 1e9 / static_cast<double>(limit)));
+      // A new limit counts at once, and so does the end.
+      s->worker_wake.wait_until(lock, due, called);
+      if (s->worker_signal != signal) due = Clock::now();
+    }
+    if (!more) {
+      s->rate_now.store(0);
+      if (state == SessionState::kPrecopy)
+        s->worker_wake.wait_for(lock, kPassPause, called);
+      else
+        s->worker_wake.wait(lock, called);
+    } else if (state == SessionState::kPrecopy && bytes == 0) {
+      // Between passes: what is written all the time need not be copied all the time.
+      s->worker_wake.wait_for(lock, kPassPause, called);
+    }
+  }
+}
+
+}  // namespace clonefs::detail

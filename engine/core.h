@@ -1,0 +1,267 @@
+// Core: the engine's parts and how they call each other. Engine (engine.h) is its public face.
+//
+//   interception.cc   changes of the volume: COFW, marks, limbo
+//   skeleton.cc       the clone's tree in the pool: built, brought up to date, taken apart
+//   track_ops.cc      the only code that changes bits, and the copying of tracks
+//   copy_program.cc   precopy and drain as a step function; the threads that run it
+//   commands.cc       CREATE, PRECOPY, ACTIVATE, TERMINATE, delete, wait
+//   recovery.cc       opening a pool, taking up its sessions, the clean end
+//   clone_access.cc   reading and writing activated clones
+//   status.cc         what users see
+#pragma once
+
+#include <fcntl.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "engine/catalog.h"
+#include "engine/engine.h"
+#include "engine/event_log.h"
+#include "engine/fence.h"
+#include "engine/session.h"
+#include "engine/source_map.h"
+
+namespace clonefs::detail {
+
+using SessionPtr = std::shared_ptr<Session>;
+
+// In the catalog only: the session and its clone are being taken away.
+inline constexpr int kRemovingState = 100;
+
+// What a Change holds and what it does at its end.
+struct ChangeState {
+  Core* core = nullptr;
+  unsigned fence_slot = 0;
+  uint64_t epoch = 0;
+  struct Part {
+    SourceId id = 0;
+    bool data = false;  // range changes
+    ByteRange range;
+    bool entries = false;  // of a directory
+    std::string name;      // the entry; "": any
+    Attachments seen;      // when the change began
+  };
+  std::vector<Part> parts;
+  Fd victim;  // pins the object that loses a name while sessions before activation know it
+  SourceId victim_id = 0;
+};
+
+class Core {
+ public:
+  Core(EngineOptions options, Disk& disk) : options_(std::move(options)), disk_(disk) {}
+  ~Core();
+
+  // recovery.cc
+  Status open();
+  Status close();
+
+  // interception.cc
+  Change begin_change();
+  Change change_data(SourceId id, int fd, ByteRange range);
+  Change change_size(SourceId id, int fd, uint64_t size);
+  Change change_attributes(SourceId id);
+  Change change_names(const NamesChange& names);
+  void end_change(ChangeState& state);
+  void keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
+                     const Attachments& attachments, int fd);
+  int open_limbo();
+  void release_limbo(SourceId id, const std::shared_ptr<Source>& source);
+  void sweep_limbo();
+
+  // commands.cc
+  Status create(const CreateOptions& options);
+  Status precopy(const std::vector<std::string>& names);
+  Status activate(const std::vector<std::string>& names);
+  Status terminate(const std::vector<std::string>& names, bool force);
+  Status remove(const std::vector<std::string>& names, bool force);
+  Status set_rate(const std::string& name, uint64_t bytes_per_s);
+  Status wait(const std::string& name, Engine::Goal goal,
+              std::optional<std::chrono::milliseconds> timeout);
+
+  // status.cc
+  std::vector<SessionStatus> status() const;
+  Result<SessionStatus> status(const std::string& name) const;
+  Result<std::vector<MemberExtents>> extents(const std::string& name);
+
+  // clone_access.cc
+  std::vector<CloneInfo> clones() const;
+  Result<std::shared_ptr<Clone>> clone(const std::string& name);
+  Result<std::unique_ptr<CloneFile>> open_clone_file(const std::shared_ptr<Clone>& clone, int fd,
+                                                     uint64_t pool_ino);
+  void changed_by_clone_user(Session& session, Object& object);
+
+  // copy_program.cc
+  bool step(const SessionPtr& session);
+  bool step_read(const SessionPtr& session);
+  bool step_finish(const SessionPtr& session);
+
+  SessionPtr find(const std::string& name) const;
+  EventLog& events() { return events_; }
+  const EventLog& events() const { return events_; }
+
+  // --- track_ops.cc ---
+  using Transition = TrackBits (*)(TrackBits);
+  // Applies TRANSITION to each track of EXTENT for which WHICH is true: on disk first, then in
+  // memory. The caller holds what the transition needs (STATES.md). 0 or -errno.
+  int change_bits(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
+                  Transition transition);
+  int change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
+                         Transition transition);
+  // Before activation: tracks of EXTENT are no part of the member any more.
+  void leave_tracks(Session& s, Object& o, Extent extent);
+  // Before activation: bytes of RANGE are about to be, or were, written on the source.
+  void mark_written(Session& s, Object& o, ByteRange range);
+  // Puts bytes of the source that lie in DATA on the clone side; HOLES of it are left or made
+  // holes. 0 or -errno.
+  int put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
+                 const std::vector<ByteRange>& holes, bool clone_may_have_data);
+  // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
+  int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
+  // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
+  // access. Takes the claim. FD may be -1.
+  int copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw);
+  Fd open_source(const Object& o, int flags = O_RDONLY) const;
+  Fd open_clone(const Object& o, int flags) const;
+
+  // --- skeleton.cc ---
+  // Brings the skeleton up to what is known to be stale. QUIET is false when something became
+  // stale meanwhile.
+  Status sync_skeleton(const SessionPtr& s, bool* quiet = nullptr);
+  void mark_object(Session& s, Object& o);
+  void mark_name(Session& s, Object& o, const std::string& name);
+  void mark_all(const SessionPtr& s);
+  Status make_root(const SessionPtr& s);
+  void drop_object(Session& s, Object& o);
+  Status remove_tree(int dir, const std::string& name);
+
+  // --- rows: objects into the catalog ---
+  void row_changed(Session& s, Object& o);
+  ObjectRow row_of(Session& s, Object& o);
+  SessionRow row_of(const Session& s) const;
+  // Puts the rows that changed into a batch; rows_written() once it is committed. With the work
+  // mutex held. When the batch fails the session must fail too.
+  Status put_rows(Session& s, Catalog::Batch& batch);
+  void rows_written(Session& s);
+  Status flush_rows(Session& s);
+
+  void fail(Session& s, const std::string& why);
+  void detach_all(Session& s);
+  void detach(Session& s, Object& o);
+  void finish_object(Session& s, Object& o);
+  void wake(Session& s);
+  void start_worker(const SessionPtr& s);
+  void stop_worker(Session& s);
+  void notify_clones(const std::string& name);
+  // Wakes those who wait for a state.
+  void state_changed();
+
+  FileSpace source_space() const { return source_space_; }
+  FileSpace pool_space() const { return pool_space_; }
+
+  EngineOptions options_;
+  Disk& disk_;
+
+  Fd source_dir_, pool_dir_, clones_dir_, incomplete_dir_, tracks_dir_, stage_dir_, lock_;
+  Fd limbo_dir_;  // guarded by limbo_mutex_
+  std::mutex limbo_mutex_;
+  FileSpace source_space_, pool_space_;
+  dev_t device_ = 0;
+  dev_t pool_device_ = 0;
+  uint64_t pool_ino_ = 0;
+  std::string pool_name_;
+  std::unique_ptr<Catalog> catalog_;
+
+  std::mutex command_mutex_;
+  mutable std::shared_mutex sessions_mutex_;
+  std::map<std::string, SessionPtr> sessions_;  // guarded by sessions_mutex_
+  uint64_t next_id_ = 1;
+
+  Fence fence_;
+  SourceMap sources_;
+  EventLog events_;
+
+  std::mutex hooks_mutex_;
+  std::function<Status(const Engine::Wanted&)> flush_;
+  std::function<void(const std::string&)> clones_changed_;
+
+  std::mutex state_mutex_;
+  std::condition_variable state_cv_;
+  uint64_t state_version_ = 0;  // guarded by state_mutex_
+  std::atomic<uint64_t> stage_counter_{0};
+  bool closed_ = false;
+
+ private:
+  // skeleton.cc
+  struct SyncPass;
+  Status sync_names(const SessionPtr& s, SyncPass& pass, Object& dir, const DirtyNames& names);
+  Status place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_dir, int clone_dir,
+               const std::string& name);
+  Status sync_object(Session& s, Object& o);
+  Status sync_data_size(Session& s, Object& o, int clone_path, const struct stat& st,
+                        uint64_t clone_size);
+  Status each_data(int fd, uint64_t from, uint64_t size, const std::function<void(ByteRange)>& fn);
+  Status grow_column(Session& s, Object& o, uint64_t count);
+  Status swap_column(Session& s, Object& o, std::unique_ptr<Column> column);
+  bool covers(const Object& dir, const std::string& name, const struct stat& st) const;
+  void set_filter(Session& s, const Object& dir, const std::string& name, Object& o);
+  Object* known(Session& s, int fd, const struct stat& st) const;
+  void mark_for(SyncPass& pass, Object& o);
+  Status remove_staged(Session& s, int dir, const std::string& name);
+  Status sync_xattrs(Object& o, int source_fd, int clone_fd);
+  Result<Object*> make_object(const SessionPtr& s, int source_fd, const struct stat& st,
+                              int clone_dir, const std::string& name);
+  Status clear_stage(Session& s, SyncPass& pass);
+  std::string path_of(const Session& s, const Object& o) const;
+
+  // commands.cc
+  Status check_create(const CreateOptions& o, PathNode* filter);
+  Status check_space(Session& s);
+  void undo_create(const SessionPtr& s);
+  std::vector<SessionPtr> find_all(const std::vector<std::string>& names, Status* status) const;
+  Status activate_sessions(const std::vector<SessionPtr>& sessions);
+  Status build(const SessionPtr& s, const CreateOptions& options);
+  Error refuse(const SessionPtr& s, const Error& error);
+  void release_columns(Session& s);
+  Status destroy(const SessionPtr& s);
+  Status remove_from_disk(uint64_t id, const std::string& name);
+
+  // recovery.cc
+  Status open_pool();
+  bool lies_in(int fd, const struct stat& top);
+  bool opens_handles(int dir);
+  Status sweep(int dir, const std::unordered_set<std::string>& owned);
+  Status load_objects(Session& s);
+  Status load_session(const SessionRow& row, bool clean, bool same_boot);
+  Status take_up(const SessionPtr& s, bool clean, bool same_boot);
+  void find_pins(Session& s, int tree);
+  void pin_tree(int dir, dev_t device, const std::function<void(int, uint64_t)>& fn);
+  void set_filters(Session& s, int dir, const PathNode& node);
+
+  void housekeeping();
+
+  std::thread housekeeper_;
+  std::mutex housekeeper_mutex_;
+  std::condition_variable housekeeper_wake_;
+  bool housekeeper_stop_ = false;  // guarded by housekeeper_mutex_
+
+  // copy_program.cc
+  void work(const SessionPtr& s);
+  bool fill_cursor(Session& s);
+  bool next_chunk(Session& s, Extent* chunk);
+  bool complete(const SessionPtr& s);
+};
+
+timespec now();
+inline bool same_time(const timespec& a, const timespec& b) {
+  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+}  // namespace clonefs::detail

@@ -1,0 +1,219 @@
+// Changes of the volume: what happens before them (COFW, marks, limbo) and after (marks).
+#include <fcntl.h>
+
+#include <cinttypes>
+#include <cstdio>
+
+#include "engine/core.h"
+
+namespace clonefs::detail {
+
+namespace {
+
+bool any_before_activation(const Attachments& attachments) {
+  for (const auto& a : *attachments)
+    if (a.session->before_activation()) return true;
+  return false;
+}
+
+bool any_pending(const Attachments& attachments) {
+  for (const auto& a : *attachments)
+    if (a.session->active() && a.object->pending.load(std::memory_order_acquire) != 0) return true;
+  return false;
+}
+
+std::string limbo_name(SourceId id) {
+  char name[20];
+  std::snprintf(name, sizeof name, "%016" PRIx64, id);
+  return name;
+}
+
+}  // namespace
+
+Change Core::begin_change() {
+  Change change;
+  change.state_ = std::make_unique<ChangeState>();
+  change.state_->core = this;
+  change.state_->fence_slot = fence_.enter();
+  change.state_->epoch = sources_.attach_epoch();
+  return change;
+}
+
+Change Core::change_data(SourceId id, int fd, ByteRange range) {
+  Change change = begin_change();
+  if (id == 0) return change;
+  auto& part = change.state_->parts.emplace_back();
+  part.id = id;
+  part.data = true;
+  part.range = range;
+  if (sources_.empty()) return change;
+  const auto source = sources_.find(id, &part.seen);
+  if (source == nullptr) return change;
+  for (const auto& a : *part.seen)
+    if (a.session->before_activation() && !a.object->gone) mark_written(*a.session, *a.object, range);
+  if (any_pending(part.seen)) change.error_ = -copy_now(*source, part.seen, fd, range, true);
+  return change;
+}
+
+Change Core::change_size(SourceId id, int fd, uint64_t size) {
+  // The old size matters only to a member; the file cannot become one unseen (attach_epoch), but
+  // then its old size is needed too.
+  uint64_t old = 0;
+  if (id != 0) {
+    struct stat st{};
+    Attachments attachments;
+    if (fd >= 0) {
+      if (disk_.stat(fd, "", &st) == 0) old = static_cast<uint64_t>(st.st_size);
+    } else if (const auto source = sources_.find(id, &attachments); source != nullptr) {
+      for (const auto& a : *attachments) {
+        const Fd path = open_source(*a.object, O_PATH);
+        if (path && disk_.stat(path.get(), "", &st) == 0) {
+          old = static_cast<uint64_t>(st.st_size);
+          break;
+        }
+      }
+    }
+  }
+  return change_data(id, fd, {std::min(old, size), old > size ? old - size : size - old});
+}
+
+Change Core::change_attributes(SourceId id) { return change_data(id, -1, {}); }
+
+Change Core::change_names(const NamesChange& names) {
+  Change change = begin_change();
+  ChangeState& state = *change.state_;
+  for (int i = 0; i < 2; ++i) {
+    if (names.parents[i] != 0) {
+      auto& part = state.parts.emplace_back();
+      part.id = names.parents[i];
+      part.entries = true;
+      part.name = names.names[i];
+      if (!sources_.empty()) sources_.find(part.id, &part.seen);
+    }
+    if (names.objects[i] != 0) {
+      auto& part = state.parts.emplace_back();
+      part.id = names.objects[i];
+      if (!sources_.empty()) sources_.find(part.id, &part.seen);
+    }
+  }
+  if (names.victim == 0) return change;
+  state.victim_id = names.victim;
+  {
+    auto& part = state.parts.emplace_back();
+    part.id = names.victim;
+  }
+  if (sources_.empty()) return change;
+  // Pinned, to see at the end whether the last name is gone. (A session that comes while the change
+  // is under way tells a new file with the same number by its handle.)
+  state.victim =
+      Fd(disk_, disk_.open(names.victim_dir, std::string(names.victim_name).c_str(),
+                           O_PATH | O_NOFOLLOW));
+  auto& part = state.parts.back();
+  const auto source = sources_.find(names.victim, &part.seen);
+  if (source == nullptr || !any_pending(part.seen)) return change;
+  keep_in_limbo(names.victim, source, part.seen, state.victim.get());
+  return change;
+}
+
+void Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
+                         const Attachments& attachments, int fd) {
+  {
+    const std::lock_guard lock(source->limbo_mutex);
+    if (source->in_limbo) return;
+    int e = fd < 0 ? fd : 0;
+    if (e == 0) e = open_limbo();
+    const std::string name = limbo_name(id);
+    if (e == 0) e = disk_.link(fd, limbo_dir_.get(), name.c_str());
+    if (e == -EEXIST) {
+      // Of a file that had the same inode number once: nobody needs it.
+      disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
+      e = disk_.link(fd, limbo_dir_.get(), name.c_str());
+    }
+    if (e == 0) {
+      source->in_limbo = true;
+      Attachments still;
+      if (sources_.find(id, &still) != source) {
+        // Drained and detached meanwhile.
+        disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
+        source->in_limbo = false;
+      }
+      return;
+    }
+  }
+  // No hidden name can be made (no hard links there, or too many): copy all of it first.
+  (void)copy_now(*source, attachments, -1, {0, kMaxFileSize}, true);
+}
+
+int Core::open_limbo() {
+  const std::lock_guard lock(limbo_mutex_);
+  if (limbo_dir_) return 0;
+  int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
+  if (e < 0 && e != -EEXIST) return e;
+  const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
+                                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (!hidden) return hidden.get();
+  e = disk_.mkdir(hidden.get(), "limbo", 0700);
+  if (e < 0 && e != -EEXIST) return e;
+  limbo_dir_ = Fd(disk_, disk_.open(hidden.get(), "limbo", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  return limbo_dir_ ? 0 : limbo_dir_.get();
+}
+
+void Core::release_limbo(SourceId id, const std::shared_ptr<Source>& source) {
+  const std::lock_guard lock(source->limbo_mutex);
+  if (!source->in_limbo) return;
+  disk_.unlink(limbo_dir_.get(), limbo_name(id).c_str(), 0);
+  source->in_limbo = false;
+}
+
+// Which of the hidden names nobody needs any more (after a restart), and which stand.
+void Core::sweep_limbo() {
+  struct stat st{};
+  const int found = disk_.stat(source_dir_.get(), ".clonefs/limbo", &st);
+  if (found < 0 || open_limbo() != 0) return;
+  std::vector<std::string> unused;
+  disk_.list(limbo_dir_.get(), [&](const Disk::Entry& e) {
+    Attachments attachments;
+    const auto source = sources_.find(e.ino, &attachments);
+    if (source != nullptr && any_pending(attachments) && e.name == limbo_name(e.ino))
+      source->in_limbo = true;
+    else
+      unused.push_back(e.name);
+    return true;
+  });
+  for (const auto& name : unused) disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
+}
+
+void Core::end_change(ChangeState& state) {
+  const bool attached_since = state.epoch != sources_.attach_epoch();
+  for (auto& part : state.parts) {
+    if (attached_since) sources_.find(part.id, &part.seen);
+    if (part.seen == nullptr || !any_before_activation(part.seen)) continue;
+    for (const auto& a : *part.seen) {
+      Session& s = *a.session;
+      Object& o = *a.object;
+      if (!s.before_activation() || o.gone) continue;
+      if (part.data) mark_written(s, o, part.range);
+      if (part.entries)
+        mark_name(s, o, part.name);
+      else
+        mark_object(s, o);
+    }
+  }
+  if (state.victim && state.victim_id != 0) {
+    struct stat st{};
+    Attachments attachments;
+    if (disk_.stat(state.victim.get(), "", &st) == 0 && st.st_nlink == 0 &&
+        sources_.find(state.victim_id, &attachments) != nullptr) {
+      // Its number may be given to another file once the last descriptor is closed.
+      for (const auto& a : *attachments) {
+        if (!a.session->before_activation()) continue;
+        a.object->gone = true;
+        detach(*a.session, *a.object);
+      }
+    }
+  }
+  state.victim.reset();
+  fence_.leave(state.fence_slot);
+}
+
+}  // namespace clonefs::detail

@@ -1,0 +1,522 @@
+// Opening a pool, taking up its sessions where they were, and the clean end. FORMAT.md has what is
+// on disk.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <fstream>
+#include <unordered_set>
+
+#include "engine/core.h"
+
+namespace clonefs::detail {
+
+namespace {
+
+std::string boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
+
+}  // namespace
+
+Core::~Core() {
+  {
+    const std::lock_guard lock(housekeeper_mutex_);
+    housekeeper_stop_ = true;
+    housekeeper_wake_.notify_all();
+  }
+  if (housekeeper_.joinable()) housekeeper_.join();
+  for (auto& [name, s] : sessions_) stop_worker(*s);
+  // Sessions refer to objects that refer to descriptors: before the disk goes.
+  for (auto& [name, s] : sessions_)
+    for (auto& o : s->objects) sources_.detach(o.source_id, &o);
+  sessions_.clear();
+}
+
+Status Core::open_pool() {
+  source_dir_ = Fd(disk_, disk_.open(options_.source, ".", O_RDONLY | O_DIRECTORY));
+  if (!source_dir_)
+    return Error::from_errno(source_dir_.get(), "cannot open " + options_.source_name);
+  struct stat root{};
+  if (const int e = disk_.stat(source_dir_.get(), "", &root); e < 0)
+    return Error::from_errno(e, "cannot read " + options_.source_name);
+  device_ = root.st_dev;
+  if (options_.pool.empty()) {
+    int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
+    if (e < 0 && e != -EEXIST)
+      return Error::from_errno(e, "cannot make .clonefs in " + options_.source_name +
+                                      "; name another place with --pool");
+    const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
+                                      O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    if (!hidden)
+      return Error::from_errno(hidden.get(), "cannot open .clonefs in " + options_.source_name);
+    e = disk_.mkdir(hidden.get(), "pool", 0700);
+    if (e < 0 && e != -EEXIST)
+      return Error::from_errno(e, "cannot make the pool in " + options_.source_name + "/.clonefs");
+    pool_dir_ = Fd(disk_, disk_.open(hidden.get(), "pool", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  } else {
+    const int e = disk_.mkdir(AT_FDCWD, options_.pool.c_str(), 0700);
+    if (e < 0 && e != -EEXIST) return Error::from_errno(e, "cannot make the pool " + options_.pool);
+    pool_dir_ = Fd(disk_, disk_.open(AT_FDCWD, options_.pool.c_str(), O_RDONLY | O_DIRECTORY));
+  }
+  if (!pool_dir_) return Error::from_errno(pool_dir_.get(), "cannot open the pool");
+  struct stat pool{};
+  if (const int e = disk_.stat(pool_dir_.get(), "", &pool); e < 0)
+    return Error::from_errno(e, "cannot read the pool");
+  pool_device_ = pool.st_dev;
+  pool_ino_ = pool.st_ino;
+  if (disk_.path_of(pool_dir_.get(), &pool_name_) < 0) pool_name_ = options_.pool;
+  if (!options_.pool.empty()) {
+    if (lies_in(pool_dir_.get(), root))
+      return Error{EINVAL, "the pool " + options_.pool +
+                               " lies in the volume, whose changes it would see; leave --pool out "
+                               "(then it is hidden in .clonefs) or name a directory outside"};
+    if (lies_in(source_dir_.get(), pool))
+      return Error{EINVAL, "the pool " + options_.pool +
+                               " has the volume in it; name a directory of its own"};
+  }
+  lock_ = Fd(disk_, disk_.open(pool_dir_.get(), "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  if (!lock_) return Error::from_errno(lock_.get(), "cannot write to the pool " + pool_name_);
+  if (const int e = disk_.lock(lock_.get()); e < 0)
+    return e == -EWOULDBLOCK
+               ? Error{EBUSY, "the pool " + pool_name_ + " is in use by another clonefs; unmount "
+                              "that volume first (`clonefs umount MOUNTPOINT`)"}
+               : Error::from_errno(e, "cannot lock the pool " + pool_name_);
+  if (const int e = disk_.lock(source_dir_.get()); e == -EWOULDBLOCK)
+    return Error{EBUSY, options_.source_name + " is served by another clonefs already; unmount that "
+                                               "one first (`clonefs umount MOUNTPOINT`)"};
+  struct Place {
+    const char* name;
+    Fd* fd;
+  };
+  for (const auto& [name, fd] : {Place{"clones", &clones_dir_}, Place{"incomplete", &incomplete_dir_},
+                                 Place{"tracks", &tracks_dir_}, Place{"stage", &stage_dir_}}) {
+    const int e = disk_.mkdir(pool_dir_.get(), name, 0700);
+    if (e < 0 && e != -EEXIST)
+      return Error::from_errno(e, "cannot write to the pool " + pool_name_);
+    *fd = Fd(disk_, disk_.open(pool_dir_.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    if (!*fd) return Error::from_errno(fd->get(), "cannot open the pool's directory " + std::string(name));
+  }
+  source_space_ = {&disk_, source_dir_.get(), opens_handles(source_dir_.get())};
+  pool_space_ = {&disk_, pool_dir_.get(), opens_handles(pool_dir_.get())};
+  return {};
+}
+
+// Whether the directory behind FD lies in TOP, at any depth, or is it.
+bool Core::lies_in(int fd, const struct stat& top) {
+  Fd at(disk_, disk_.open(fd, ".", O_PATH | O_DIRECTORY));
+  for (int depth = 0; at && depth < 4096; ++depth) {
+    struct stat st{}, up{};
+    if (disk_.stat(at.get(), "", &st) < 0) return false;
+    if (st.st_dev == top.st_dev && st.st_ino == top.st_ino) return true;
+    Fd parent(disk_, disk_.open(at.get(), "..", O_PATH | O_DIRECTORY));
+    if (!parent || disk_.stat(parent.get(), "", &up) < 0) return false;
+    if (up.st_dev == st.st_dev && up.st_ino == st.st_ino) return false;
+    at = std::move(parent);
+  }
+  return false;
+}
+
+bool Core::opens_handles(int dir) {
+  std::string handle;
+  if (disk_.handle_of(dir, &handle) < 0) return false;
+  const Fd fd(disk_, disk_.open_handle(dir, handle, O_PATH | O_DIRECTORY));
+  return static_cast<bool>(fd);
+}
+
+Status Core::open() {
+  if (auto status = open_pool(); !status) return status;
+  // SQLite opens by path: through the pool's descriptor, so that nobody can put another in its way.
+  auto catalog = Catalog::open("/proc/self/fd/" + std::to_string(pool_dir_.get()) + "/catalog.db");
+  if (!catalog) return catalog.error();
+  catalog_ = std::move(*catalog);
+
+  std::string root_handle;
+  if (disk_.handle_of(source_dir_.get(), &root_handle) < 0) {
+    struct stat st{};
+    disk_.stat(source_dir_.get(), "", &st);
+    root_handle = "inode " + std::to_string(st.st_ino);
+  }
+  auto volume = catalog_->meta("volume");
+  auto clean = catalog_->meta("clean");
+  auto boot = catalog_->meta("boot");
+  for (const auto* meta : {&volume, &clean, &boot})
+    if (!*meta) return meta->error();
+  if (!volume->empty() && *volume != root_handle)
+    return Error{EXDEV, "the pool " + pool_name_ + " belongs to another volume than " +
+                            options_.source_name + "; name the volume's own pool with --pool, or an "
+                                                   "empty directory"};
+  const bool was_clean = *clean == "1";
+  const bool same_boot = *boot == boot_id();
+
+  auto rows = catalog_->sessions();
+  if (!rows) return rows.error();
+  // What no session owns: left by a daemon that was killed in CREATE or delete.
+  std::unordered_set<std::string> names, ids;
+  for (const auto& row : *rows) {
+    next_id_ = std::max(next_id_, row.id + 1);
+    if (row.state == kRemovingState) {
+      if (auto status = remove_from_disk(row.id, row.name); !status) return status;
+      continue;
+    }
+    names.insert(row.name);
+    ids.insert(std::to_string(row.id));
+  }
+  if (auto status = sweep(incomplete_dir_.get(), names); !status) return status;
+  if (auto status = sweep(tracks_dir_.get(), ids); !status) return status;
+  if (auto status = sweep(stage_dir_.get(), {}); !status) return status;
+
+  for (const auto& row : *rows) {
+    if (row.state == kRemovingState) continue;
+    if (auto status = load_session(row, was_clean, same_boot); !status) return status;
+  }
+  sweep_limbo();
+  {
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.put_meta("volume", root_handle);
+    if (status) status = batch.put_meta("clean", "0");
+    if (status) status = batch.put_meta("boot", boot_id());
+    if (status) status = batch.clear_marks();
+    if (status) status = batch.commit();
+    if (!status) return status;
+  }
+  for (auto& [name, s] : sessions_) {
+    if (s->before_activation() || s->active()) start_worker(s);
+  }
+  if (options_.copy_threads) housekeeper_ = std::thread([this] { housekeeping(); });
+  return {};
+}
+
+Status Core::sweep(int dir, const std::unordered_set<std::string>& owned) {
+  std::vector<std::string> stray;
+  const int e = disk_.list(dir, [&](const Disk::Entry& entry) {
+    if (!owned.contains(entry.name)) stray.push_back(entry.name);
+    return true;
+  });
+  if (e < 0) return Error::from_errno(e, "cannot list the pool " + pool_name_);
+  for (const auto& name : stray) {
+    if (auto status = remove_tree(dir, name); !status) return status;
+  }
+  return {};
+}
+
+// A session whose rows or files make no sense is taken up as Failed: the volume and the others go on.
+Status Core::load_session(const SessionRow& row, bool clean, bool same_boot) {
+  auto s = std::make_shared<Session>();
+  s->id = row.id;
+  s->name = row.name;
+  s->slot = row.slot;
+  s->column_id = row.column_id;
+  s->nocopy = row.nocopy;
+  s->created_at = row.created_at;
+  s->activated_at = row.activated_at;
+  s->fence_ns = row.fence_ns;
+  s->rate_limit = row.rate_limit;
+  s->error = row.error;
+  s->building = false;
+  if (!is_session_name(row.name) || sessions_.contains(row.name))
+    return Error{EUCLEAN, "the catalog of the pool is damaged: a session has the name '" + row.name +
+                              "'"};
+  sessions_[s->name] = s;
+  const auto lost = [&](const std::string& why) {
+    if (s->error.empty()) {
+      s->error = why;
+      events_.add("FAILED " + s->name + ": " + why);
+    }
+    s->state.store(SessionState::kFailed);
+    detach_all(*s);
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.set_state(s->id, static_cast<int>(SessionState::kFailed), s->error);
+    if (status) status = batch.commit();
+    return status;
+  };
+  if (row.state < 0 || row.state > static_cast<int>(SessionState::kFailed) ||
+      !TrackSize::valid(row.track_size))
+    return lost("its row in the catalog is damaged");
+  s->state.store(static_cast<SessionState>(row.state));
+  s->track_size = TrackSize(row.track_size);
+  for (size_t at = 0; at < row.paths.size();) {
+    const size_t end = row.paths.find('\0', at);
+    if (end == std::string::npos) return lost("its paths in the catalog are damaged");
+    s->paths.push_back(row.paths.substr(at, end - at));
+    at = end + 1;
+  }
+  for (const char* p = row.selection.c_str(); *p != '\0';) {
+    ByteRange range;
+    const char* last = row.selection.c_str() + row.selection.size();
+    auto r = std::from_chars(p, last, range.offset);
+    if (r.ec != std::errc() || *r.ptr != ':') return lost("its extents in the catalog are damaged");
+    r = std::from_chars(r.ptr + 1, last, range.length);
+    if (r.ec != std::errc() || *r.ptr != ',') return lost("its extents in the catalog are damaged");
+    s->selection.push_back(range);
+    p = r.ptr + 1;
+  }
+  auto status = load_objects(*s);
+  if (s->state.load() == SessionState::kFailed) {
+    detach_all(*s);
+    return {};
+  }
+  if (!status) return lost(status.error().message);
+  status = take_up(s, clean, same_boot);
+  if (!status) return lost(status.error().message);
+  return {};
+}
+
+Status Core::load_objects(Session& s) {
+  const auto state = s.state.load();
+  const bool has_bits = state != SessionState::kTerminated && state != SessionState::kFailed;
+  if (has_bits) {
+    auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s.id));
+    if (!file) return file.error();
+    s.track_file = std::move(*file);
+    if (s.track_file.failed())
+      return Error{EIO, "a track could not be saved before it was overwritten (found at the mount)"};
+  }
+  std::vector<TrackBits> bits;
+  auto status = catalog_->objects(s.id, [&](ObjectRow r) -> Status {
+    // Ids are places in the list; those of dropped objects stay empty.
+    if (r.id < s.objects.size() || r.id > s.objects.size() + 100'000'000u)
+      return Error{EUCLEAN, "its members in the catalog are damaged"};
+    while (s.objects.size() < r.id) {
+      Object& empty = s.objects.emplace_back();
+      empty.id = static_cast<uint32_t>(s.objects.size() - 1);
+      empty.gone = true;
+    }
+    Object& o = s.objects.emplace_back();
+    o.id = r.id;
+    o.type = r.type & S_IFMT;
+    o.changed = r.changed;
+    o.finished = r.finished;
+    o.source_id = r.source_id;
+    o.source = FileRef::from_handle(std::move(r.source_handle));
+    o.pool_ino = r.pool_ino;
+    o.clone = FileRef::from_handle(std::move(r.pool_handle));
+    o.size = r.size;
+    o.atime = r.atime;
+    o.mtime = r.mtime;
+    o.ctime = r.ctime;
+    o.capability = std::move(r.capability);
+    s.by_pool_ino[o.pool_ino] = &o;
+    s.by_source[o.source_id] = &o;
+    s.counters.objects.fetch_add(1);
+    if (o.is_regular()) s.counters.files.fetch_add(1);
+    if (r.column_base < 0 || !has_bits) return {};
+    if (!o.is_regular() || r.column_count > r.column_capacity ||
+        r.column_capacity > (uint64_t{1} << 31))
+      return Error{EUCLEAN, "a member's track table in the catalog is damaged"};
+    o.column = std::make_unique<Column>();
+    o.column->base = static_cast<uint64_t>(r.column_base);
+    o.column->count = r.column_count;
+    o.column->capacity = r.column_capacity;
+    if (r.column_base + static_cast<int64_t>(r.column_count) >
+        static_cast<int64_t>(s.track_file.end()))
+      return Error{EUCLEAN, "its track table is too short"};
+    bits.resize(r.column_count);
+    if (const int e = s.track_file.read(o.column->base, bits.data(), bits.size()); e < 0)
+      return Error::from_errno(e, "cannot read its track table");
+    o.column->bits = std::make_unique<std::atomic<TrackBits>[]>(r.column_count);
+    auto& c = s.counters;
+    const uint64_t track = s.track_size.bytes();
+    for (uint64_t t = 0; t < r.column_count; ++t) {
+      if (!is_possible(bits[t]))
+        return Error{EUCLEAN, "its track table is damaged: impossible bits"};
+      o.column->bits[t].store(bits[t], std::memory_order_relaxed);
+      if (is_pending(bits[t])) {
+        o.pending.fetch_add(1);
+        c.tracks_pending.fetch_add(1);
+      }
+      if (is_precopied(bits[t])) c.tracks_precopied.fetch_add(1);
+      // What is done and what was never in an extent look the same by now: done counts when the
+      // clone's file has data there, which is not worth a look. Drained tracks are those we know.
+      if (is_pending(bits[t]) || is_precopied(bits[t])) {
+        c.tracks_total.fetch_add(1);
+        c.bytes_total.fetch_add(track);
+        if (is_precopied(bits[t])) c.bytes_copied.fetch_add(track);
+      }
+    }
+    return {};
+  });
+  if (!status) return status;
+  if (s.objects.empty() || s.objects.front().gone || !s.objects.front().is_directory())
+    return Error{EUCLEAN, "its members in the catalog are damaged: there is no root"};
+  return {};
+}
+
+Status Core::take_up(const SessionPtr& s, bool clean, bool same_boot) {
+  // The tree: in incomplete/ until it is Copied, and, for the moment before that is written down,
+  // in clones/ already.
+  Fd tree(disk_, disk_.open(incomplete_dir_.get(), s->name.c_str(),
+                            O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  if (!tree)
+    tree = Fd(disk_, disk_.open(clones_dir_.get(), s->name.c_str(),
+                                O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  struct stat st{};
+  if (!tree || disk_.stat(tree.get(), "", &st) < 0)
+    return Error{ENOENT, "its tree is not in the pool any more"};
+  if (st.st_ino != s->objects.front().pool_ino)
+    return Error{ESTALE, "its tree in the pool is another than the one that was made"};
+
+  const auto state = s->state.load();
+  if (!pool_space_.by_handle || !source_space_.by_handle) find_pins(*s, tree.get());
+  if (state == SessionState::kCopied || state == SessionState::kTerminated) return {};
+
+  if (state == SessionState::kCopyInProgress) {
+    if (!clean && !same_boot)
+      return Error{EIO, "the machine went down before all was drained (durability is relaxed)"};
+    for (auto& o : s->objects) {
+      if (!o.gone && !o.finished) sources_.attach(o.source_id, s, &o);
+    }
+    if (!clean) return {};
+    auto marks = catalog_->marks(s->id);
+    if (!marks) return marks.error();
+    std::unordered_map<uint32_t, SourceMark> by_object;
+    for (const auto& m : *marks) by_object[m.object] = m;
+    for (auto& o : s->objects) {
+      if (o.gone || o.pending.load() == 0) continue;
+      const Fd source = open_source(o, O_PATH);
+      const auto mark = by_object.find(o.id);
+      if (!source || disk_.stat(source.get(), "", &st) < 0)
+        return Error{ESTALE, "its source " + path_of(*s, o) +
+                                 " was removed while clonefs was not mounted, before all of it was "
+                                 "drained"};
+      if (mark == by_object.end() || !same_time(mark->second.ctime, st.st_ctim) ||
+          mark->second.size != static_cast<uint64_t>(st.st_size))
+        return Error{ESTALE, "its source " + path_of(*s, o) +
+                                 " was changed while clonefs was not mounted, before all of it was "
+                                 "drained"};
+    }
+    return {};
+  }
+
+  // Created, Precopy: the source may have changed in any way. All is looked at again; bits are
+  // trusted as far as the state of the machine allows.
+  for (const auto& path : s->paths) {
+    PathNode* node = &s->root_filter;
+    for (size_t at = 0; at < path.size();) {
+      size_t end = path.find('/', at);
+      if (end == std::string::npos) end = path.size();
+      const std::string name = path.substr(at, end - at);
+      at = end + 1;
+      if (!name.empty() && name != ".") node = &node->children[name];
+    }
+    node->whole = true;
+  }
+  Object& root = s->objects.front();
+  root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
+  if (root.filter != nullptr) set_filters(*s, tree.get(), s->root_filter);
+  for (auto& o : s->objects) {
+    if (o.gone) continue;
+    sources_.attach(o.source_id, s, &o);
+    if (!o.is_regular()) continue;
+    bool trusted = clean || same_boot;
+    if (clean) {
+      const Fd source = open_source(o, O_PATH);
+      trusted = source && disk_.stat(source.get(), "", &st) == 0 && same_time(st.st_ctim, o.ctime) &&
+                static_cast<uint64_t>(st.st_size) == o.size;
+    }
+    if (!trusted && o.column != nullptr)
+      change_bits(*s, o, {0, o.column->count}, is_precopied, on_precopy_write);
+    o.recheck = !(clean && trusted);
+  }
+  mark_all(s);
+  return {};
+}
+
+// Which directories above the selected paths are there in the skeleton, and with which names.
+void Core::set_filters(Session& s, int dir, const PathNode& node) {
+  for (const auto& [name, child] : node.children) {
+    if (child.whole) continue;
+    const Fd fd(disk_, disk_.open(dir, name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW));
+    struct stat st{};
+    if (!fd || disk_.stat(fd.get(), "", &st) < 0) continue;
+    const auto it = s.by_pool_ino.find(st.st_ino);
+    if (it == s.by_pool_ino.end()) continue;
+    it->second->filter = &child;
+    set_filters(s, fd.get(), child);
+  }
+}
+
+// Without file handles, objects are found by their numbers in the trees.
+void Core::find_pins(Session& s, int tree) {
+  if (!pool_space_.by_handle)
+    pin_tree(tree, pool_device_, [&](int fd, uint64_t ino) {
+      if (const auto it = s.by_pool_ino.find(ino); it != s.by_pool_ino.end())
+        it->second->clone.pin(pool_space_, fd);
+    });
+  if (!source_space_.by_handle)
+    pin_tree(source_dir_.get(), device_, [&](int fd, uint64_t ino) {
+      if (const auto it = s.by_source.find(ino); it != s.by_source.end())
+        it->second->source.pin(source_space_, fd);
+    });
+}
+
+void Core::pin_tree(int dir, dev_t device, const std::function<void(int, uint64_t)>& fn) {
+  struct stat st{};
+  if (disk_.stat(dir, "", &st) < 0 || st.st_dev != device) return;
+  fn(dir, st.st_ino);
+  std::vector<std::string> names;
+  disk_.list(dir, [&](const Disk::Entry& e) {
+    names.push_back(e.name);
+    return true;
+  });
+  for (const auto& name : names) {
+    const Fd fd(disk_, disk_.open(dir, name.c_str(), O_PATH | O_NOFOLLOW));
+    if (!fd || disk_.stat(fd.get(), "", &st) < 0 || st.st_dev != device) continue;
+    if (st.st_ino == pool_ino_ && st.st_dev == pool_device_) continue;
+    if (S_ISDIR(st.st_mode))
+      pin_tree(fd.get(), device, fn);
+    else
+      fn(fd.get(), st.st_ino);
+  }
+}
+
+Status Core::close() {
+  {
+    const std::lock_guard command(command_mutex_);
+    const std::lock_guard lock(state_mutex_);
+    closed_ = true;
+    ++state_version_;
+    state_cv_.notify_all();
+  }
+  {
+    const std::lock_guard lock(housekeeper_mutex_);
+    housekeeper_stop_ = true;
+    housekeeper_wake_.notify_all();
+  }
+  if (housekeeper_.joinable()) housekeeper_.join();
+  for (auto& [name, s] : sessions_) stop_worker(*s);
+  for (auto& [name, s] : sessions_) {
+    const std::lock_guard work(s->work_mutex);
+    if (!s->before_activation()) continue;
+    // So that what is recorded is what the source is.
+    for (bool quiet = false; !quiet;) {
+      if (auto status = sync_skeleton(s, &quiet); !status) {
+        fail(*s, status.error().message);
+        break;
+      }
+    }
+  }
+  Catalog::Batch batch(*catalog_);
+  Status status = batch.clear_marks();
+  for (auto& [name, s] : sessions_) {
+    const std::lock_guard work(s->work_mutex);
+    if (status) status = put_rows(*s, batch);
+    if (s->state.load() != SessionState::kCopyInProgress) continue;
+    for (auto& o : s->objects) {
+      if (o.gone || o.pending.load() == 0) continue;
+      const Fd source = open_source(o, O_PATH);
+      struct stat st{};
+      if (!source || disk_.stat(source.get(), "", &st) < 0) continue;
+      if (status)
+        status = batch.put_mark(s->id, {o.id, st.st_ctim, static_cast<uint64_t>(st.st_size)});
+    }
+  }
+  if (status) status = batch.put_meta("clean", "1");
+  if (status) status = batch.commit();
+  return status;
+}
+
+}  // namespace clonefs::detail

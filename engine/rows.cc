@@ -1,0 +1,119 @@
+// Sessions and objects as rows of the catalog.
+#include "engine/core.h"
+
+namespace clonefs::detail {
+
+void Core::row_changed(Session& s, Object& o) {
+  const std::lock_guard lock(s.rows_mutex);
+  if (o.row_dirty) return;
+  o.row_dirty = true;
+  s.dirty_rows.push_back(&o);
+}
+
+SessionRow Core::row_of(const Session& s) const {
+  SessionRow r;
+  r.id = s.id;
+  r.name = s.name;
+  r.slot = s.slot;
+  r.column_id = s.column_id;
+  r.state = static_cast<int>(s.state.load());
+  r.track_size = s.track_size.bytes();
+  r.nocopy = s.nocopy;
+  r.created_at = s.created_at;
+  r.activated_at = s.activated_at;
+  r.fence_ns = s.fence_ns;
+  r.rate_limit = s.rate_limit.load();
+  {
+    const std::lock_guard lock(s.text_mutex);
+    r.error = s.error;
+  }
+  for (const auto& path : s.paths) r.paths += path + '\0';
+  for (const auto& range : s.selection)
+    r.selection += std::to_string(range.offset) + ":" + std::to_string(range.length) + ",";
+  return r;
+}
+
+ObjectRow Core::row_of(Session& s, Object& o) {
+  const std::lock_guard lock(s.object_lock(o));
+  ObjectRow r;
+  r.session = s.id;
+  r.id = o.id;
+  r.type = o.type;
+  r.changed = o.changed;
+  r.finished = o.finished;
+  r.source_id = o.source_id;
+  r.source_handle = o.source.handle();
+  r.pool_ino = o.pool_ino;
+  r.pool_handle = o.clone.handle();
+  r.size = o.size;
+  r.atime = o.atime;
+  r.mtime = o.mtime;
+  r.ctime = o.ctime;
+  if (o.column != nullptr) {
+    r.column_base = static_cast<int64_t>(o.column->base);
+    r.column_count = o.column->count;
+    r.column_capacity = o.column->capacity;
+  }
+  r.capability = o.capability;
+  return r;
+}
+
+Status Core::put_rows(Session& s, Catalog::Batch& batch) {
+  std::vector<uint32_t> dropped;
+  {
+    const std::lock_guard lock(s.rows_mutex);
+    s.rows_in_batch.swap(s.dirty_rows);
+    s.dirty_rows.clear();
+    dropped.swap(s.dropped_rows);
+    for (Object* o : s.rows_in_batch) o->row_dirty = false;
+  }
+  for (Object* o : s.rows_in_batch) {
+    if (o->gone && s.before_activation()) continue;
+    if (auto status = batch.put_object(row_of(s, *o)); !status) return status;
+  }
+  for (const uint32_t id : dropped) {
+    if (auto status = batch.drop_object(s.id, id); !status) return status;
+  }
+  return {};
+}
+
+void Core::rows_written(Session& s) {
+  for (Object* o : s.rows_in_batch) {
+    const std::lock_guard lock(s.object_lock(*o));
+    if (o->column != nullptr) o->column->shadow = -1;
+  }
+  s.rows_in_batch.clear();
+}
+
+Status Core::flush_rows(Session& s) {
+  {
+    const std::lock_guard lock(s.rows_mutex);
+    if (s.dirty_rows.empty() && s.dropped_rows.empty()) return {};
+  }
+  Catalog::Batch batch(*catalog_);
+  auto status = put_rows(s, batch);
+  if (status) status = batch.commit();
+  if (status) rows_written(s);
+  return status;
+}
+
+// What users of clones changed goes to the catalog within a second.
+void Core::housekeeping() {
+  std::unique_lock lock(housekeeper_mutex_);
+  while (!housekeeper_stop_) {
+    housekeeper_wake_.wait_for(lock, std::chrono::seconds(1));
+    if (housekeeper_stop_) break;
+    std::vector<SessionPtr> sessions;
+    {
+      const std::shared_lock names(sessions_mutex_);
+      for (const auto& [name, s] : sessions_) sessions.push_back(s);
+    }
+    for (const auto& s : sessions) {
+      const std::unique_lock work(s->work_mutex, std::try_to_lock);
+      if (!work || s->removed || s->building || s->before_activation()) continue;
+      if (auto status = flush_rows(*s); !status) fail(*s, status.error().message);
+    }
+  }
+}
+
+}  // namespace clonefs::detail

@@ -1,0 +1,189 @@
+// Session and Object: what the engine keeps in memory of one clone relationship.
+//
+// Locks, outer to inner:
+//   Core::command_mutex_       one command at a time that changes the set of sessions or activates
+//   Session::work_mutex        building and bringing up to date the skeleton, a step of the copy
+//                              program, the switch of the state
+//   Fence                      (engine/fence.h); closed only with the two above held
+//   Claims of a source file    (engine/claims.h)
+//   Session::object_lock(o)    a change of an object's bits or column
+//   Session::dirty_mutex, index_mutex, text_mutex    leaves: nothing is asked for beneath them
+// A thread in a Change holds a share of the fence and takes only what stands below it.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/claims.h"
+#include "engine/engine.h"
+#include "engine/file_ref.h"
+#include "engine/track_file.h"
+#include "extents/track_bits.h"
+
+namespace clonefs::detail {
+
+// Which names of a directory a session covers: ancestors of the selected paths are in the clone
+// with just the entries that lead to these.
+struct PathNode {
+  bool whole = false;  // selected: everything beneath
+  std::map<std::string, PathNode> children;
+};
+
+// The bits of one regular file in one session.
+struct Column {
+  uint64_t base = 0;      // its region in the track file
+  uint64_t capacity = 0;  // tracks in the region
+  uint64_t count = 0;     // tracks that the file has
+  // Region that the catalog still names, until the row is written: changes go to both.
+  int64_t shadow = -1;
+  uint64_t shadow_count = 0;
+  std::unique_ptr<std::atomic<TrackBits>[]> bits;
+
+  TrackBits at(uint64_t track) const {
+    return track < count ? bits[track].load(std::memory_order_acquire) : kDone;
+  }
+};
+
+struct Object {
+  uint32_t id = 0;
+  mode_t type = 0;  // S_IFMT bits
+  SourceId source_id = 0;
+  FileRef source;
+  FileRef clone;
+  uint64_t pool_ino = 0;
+  // Of the source, as last brought up to date: what the clone shows. Guarded by the work mutex
+  // before activation, by object_lock after.
+  uint64_t size = 0;
+  timespec atime{}, mtime{}, ctime{};
+  std::unique_ptr<Column> column;  // regular files
+  const PathNode* filter = nullptr;  // directories: which names; nullptr: all
+  std::string capability;            // security.capability: a write to the file takes it away
+
+  std::atomic<uint32_t> pending{0};     // tracks pending
+  std::atomic<bool> dirty{false};       // is in Session::dirty_objects
+  std::atomic<bool> gone{false};        // has no name in the volume (or clone) any more
+  std::atomic<bool> changed{false};     // by the clone's user: its own ctime shows
+  std::atomic<bool> finished{false};    // drained, and its times are set on the pool's file
+  bool recheck = false;                 // after a restart: bits say less than the files
+  bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
+
+  bool is_regular() const { return S_ISREG(type); }
+  bool is_directory() const { return S_ISDIR(type); }
+};
+
+// Names of a directory that are to be compared with the source.
+struct DirtyNames {
+  bool all = false;
+  std::set<std::string, std::less<>> names;
+};
+
+struct Counters {
+  std::atomic<uint64_t> objects{0}, files{0};
+  std::atomic<uint64_t> tracks_total{0}, tracks_pending{0}, tracks_precopied{0};
+  std::atomic<uint64_t> tracks_recopied{0}, cofw_tracks{0}, clone_read_tracks{0};
+  std::atomic<uint64_t> bytes_total{0}, bytes_copied{0};
+};
+
+struct Session {
+  // Fixed at CREATE.
+  uint64_t id = 0;
+  unsigned column_id = 0;
+  std::string name;
+  unsigned slot = 0;
+  TrackSize track_size;
+  std::vector<std::string> paths;
+  std::vector<ByteRange> selection;  // empty: whole files
+  bool nocopy = false;
+  timespec created_at{};
+  PathNode root_filter;
+
+  std::atomic<SessionState> state{SessionState::kCreated};
+  std::atomic<bool> building{true};  // CREATE is not done yet
+  std::atomic<bool> removed{false};  // terminated with force or deleted: nothing shows it any more
+  std::atomic<uint64_t> rate_limit{0};
+  timespec activated_at{};  // written once, before the state becomes CopyInProgress
+  uint64_t fence_ns = 0;
+
+  TrackFile track_file;
+  std::deque<Object> objects;  // [0] is the root; pointers stay good for the session's life
+  Counters counters;
+
+  std::mutex work_mutex;
+  std::unordered_map<SourceId, Object*> by_source;  // guarded by work_mutex
+
+  mutable std::shared_mutex index_mutex;
+  std::unordered_map<uint64_t, Object*> by_pool_ino;  // guarded by index_mutex
+
+  std::mutex dirty_mutex;
+  std::unordered_map<Object*, DirtyNames> dirty_names;
+  std::vector<Object*> dirty_objects;
+
+  mutable std::mutex rows_mutex;
+  std::vector<Object*> dirty_rows;  // guarded by rows_mutex
+  std::vector<uint32_t> dropped_rows;  // guarded by rows_mutex
+  std::vector<Object*> rows_in_batch;  // guarded by work_mutex
+
+  mutable std::mutex text_mutex;
+  std::string error;
+  Object* last_object = nullptr;
+  uint64_t last_track = 0;
+
+  // The copy program.
+  struct Cursor {
+    std::vector<Object*> order;  // what this pass copies, in physical order
+    size_t next_object = 0;
+    std::vector<Extent> runs;  // what is left of the current object
+    size_t next_run = 0;
+    Object* object = nullptr;
+    Fd source, clone;
+    bool filled = false;  // order is made
+    // A chunk that was read and is not yet on the clone side.
+    Extent chunk;
+    std::vector<char> buffer;
+    std::vector<ByteRange> holes;  // in the chunk
+    bool loaded = false;
+  } cursor;  // guarded by work_mutex
+  std::atomic<uint64_t> loaded_bytes{0};
+  std::atomic<bool> precopied{false};
+  std::atomic<bool> announce{false};  // the list of clones changed; tell once no lock is held
+  std::thread worker;
+  std::mutex worker_mutex;
+  std::condition_variable worker_wake;
+  bool worker_stop = false;    // guarded by worker_mutex
+  uint64_t worker_signal = 0;  // guarded by worker_mutex
+  std::atomic<uint64_t> rate_now{0};
+
+  std::mutex& object_lock(const Object& o) { return object_locks[o.id % object_locks.size()]; }
+  std::array<std::mutex, 64> object_locks;
+
+  bool before_activation() const {
+    const auto s = state.load(std::memory_order_acquire);
+    return s == SessionState::kCreated || s == SessionState::kPrecopy;
+  }
+  bool active() const {
+    return state.load(std::memory_order_acquire) == SessionState::kCopyInProgress;
+  }
+  // Whether TRACK is in the part of each file that was selected.
+  bool selected(uint64_t track) const {
+    if (selection.empty()) return true;
+    const uint64_t from = track_size.offset_of(track);
+    for (const auto& r : selection)
+      if (r.offset < from + track_size.bytes() && from < r.end()) return true;
+    return false;
+  }
+};
+
+}  // namespace clonefs::detail

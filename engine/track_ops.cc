@@ -1,0 +1,295 @@
+// The only code that changes the bits of tracks, and the copying of tracks from the source to the
+// clone side. STATES.md has the transitions and who may make them.
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include <algorithm>
+
+#include "engine/core.h"
+
+namespace clonefs::detail {
+
+namespace {
+
+void count_transition(Session& s, Object& o, TrackBits from, TrackBits to) {
+  auto& c = s.counters;
+  const uint64_t bytes = s.track_size.bytes();
+  const bool was = is_pending(from);
+  const bool is = is_pending(to);
+  if (is && !was) {
+    o.pending.fetch_add(1);
+    c.tracks_pending.fetch_add(1);
+    if (from == kDone) {  // joins the extents
+      c.tracks_total.fetch_add(1);
+      c.bytes_total.fetch_add(bytes);
+    } else {
+      c.bytes_copied.fetch_sub(bytes);
+    }
+  }
+  if (was && !is) {
+    c.bytes_copied.fetch_add(bytes);
+    if ((from & kRewritten) != 0) c.tracks_recopied.fetch_add(1);
+    c.tracks_pending.fetch_sub(1);
+    o.pending.fetch_sub(1);
+  }
+  if (is_precopied(to) && !is_precopied(from)) c.tracks_precopied.fetch_add(1);
+  if (is_precopied(from) && !is_precopied(to)) c.tracks_precopied.fetch_sub(1);
+}
+
+}  // namespace
+
+void Core::leave_tracks(Session& s, Object& o, Extent extent) {
+  const std::lock_guard lock(s.object_lock(o));
+  if (o.column == nullptr) return;
+  auto& c = s.counters;
+  const uint64_t end = std::min(extent.end(), o.column->count);
+  for (uint64_t t = extent.first; t < end; ++t) {
+    const TrackBits bits = o.column->at(t);
+    if (!is_pending(bits) && !is_precopied(bits)) continue;
+    c.tracks_total.fetch_sub(1);
+    c.bytes_total.fetch_sub(s.track_size.bytes());
+    if (is_pending(bits)) {
+      c.tracks_pending.fetch_sub(1);
+      o.pending.fetch_sub(1);
+    } else {
+      c.tracks_precopied.fetch_sub(1);
+      c.bytes_copied.fetch_sub(s.track_size.bytes());
+    }
+    o.column->bits[t].store(on_left(bits), std::memory_order_release);
+    const TrackBits left = kDone;
+    // A byte that stays behind on disk means: copy it again, which finds nothing.
+    s.track_file.write(o.column->base + t, &left, 1);
+  }
+}
+
+int Core::change_bits(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
+                      Transition transition) {
+  const std::lock_guard lock(s.object_lock(o));
+  return change_bits_locked(s, o, extent, which, transition);
+}
+
+int Core::change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
+                             Transition transition) {
+  Column* column = o.column.get();
+  if (column == nullptr) return 0;
+  const uint64_t end = std::min(extent.end(), column->count);
+  std::vector<TrackBits> next;
+  for (uint64_t t = extent.first; t < end;) {
+    // A run of tracks that change, written to disk with one call.
+    while (t < end && !which(column->at(t))) ++t;
+    next.clear();
+    bool to_disk = false;
+    uint64_t u = t;
+    for (; u < end && which(column->at(u)) && next.size() < 65536; ++u) {
+      const TrackBits from = column->at(u);
+      const TrackBits to = transition(from);
+      to_disk |= durable_form(from) != durable_form(to);
+      next.push_back(to);
+    }
+    if (next.empty()) break;
+    if (to_disk) {
+      std::vector<TrackBits> durable(next);
+      for (auto& b : durable) b = durable_form(b);
+      if (const int e = s.track_file.write(column->base + t, durable.data(), durable.size()); e < 0)
+        return e;
+      if (column->shadow >= 0 && t < column->shadow_count) {
+        const uint64_t n = std::min<uint64_t>(durable.size(), column->shadow_count - t);
+        const auto at = static_cast<uint64_t>(column->shadow) + t;
+        if (const int e = s.track_file.write(at, durable.data(), n); e < 0) return e;
+      }
+    }
+    for (uint64_t i = 0; i < next.size(); ++i) {
+      auto& bits = column->bits[t + i];
+      const TrackBits from = bits.load(std::memory_order_relaxed);
+      bits.store(next[i], std::memory_order_release);
+      count_transition(s, o, from, next[i]);
+    }
+    t = u;
+  }
+  return 0;
+}
+
+void Core::mark_written(Session& s, Object& o, ByteRange range) {
+  if (range.empty()) return;
+  int e = 0;
+  {
+    const std::lock_guard lock(s.object_lock(o));
+    if (o.column == nullptr) return;
+    Extent extent = s.track_size.touched(range);
+    const uint64_t end = std::min(extent.end(), o.column->count);
+    const auto changes = [](TrackBits b) { return !is_pending(b) || is_copying(b); };
+    for (uint64_t t = extent.first; t < end && e == 0; ++t) {
+      if (!changes(o.column->at(t)) || !s.selected(t)) continue;
+      uint64_t u = t + 1;
+      while (u < end && changes(o.column->at(u)) && s.selected(u)) ++u;
+      e = change_bits_locked(s, o, {t, u - t}, changes, on_precopy_write);
+      t = u;
+    }
+  }
+  s.precopied.store(false);
+  if (e < 0) fail(s, Error::from_errno(e, "cannot write the track table").message);
+}
+
+Fd Core::open_source(const Object& o, int flags) const {
+  return o.source.open(source_space_, flags);
+}
+
+Fd Core::open_clone(const Object& o, int flags) const {
+  Fd fd = o.clone.open(pool_space_, flags);
+  if (fd || fd.get() != -EACCES || (flags & O_PATH) != 0) return fd;
+  // Without privilege the clone's own mode may keep the daemon out of its own file: give the owner
+  // access for the moment of opening.
+  const Fd path = o.clone.open(pool_space_, O_PATH);
+  struct stat st{};
+  if (!path || disk_.stat(path.get(), "", &st) < 0) return fd;
+  const mode_t access = S_ISDIR(st.st_mode) ? 0700 : 0600;
+  if (disk_.chmod(path.get(), (st.st_mode & 07777) | access) < 0) return fd;
+  fd = o.clone.open(pool_space_, flags);
+  disk_.chmod(path.get(), st.st_mode & 07777);
+  return fd;
+}
+
+int Core::read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes) {
+  holes->clear();
+  // The layout first: a hole that is filled meanwhile is a write, and that clears the copy.
+  uint64_t at = range.offset;
+  while (at < range.end()) {
+    const int64_t begin = disk_.seek(fd, at, SEEK_DATA);
+    if (begin == -ENXIO) {
+      holes->push_back({at, range.end() - at});
+      break;
+    }
+    if (begin < 0) break;  // no such call there: all is data
+    const uint64_t data_at = std::min<uint64_t>(static_cast<uint64_t>(begin), range.end());
+    if (data_at > at) holes->push_back({at, data_at - at});
+    if (data_at >= range.end()) break;
+    const int64_t end = disk_.seek(fd, data_at, SEEK_HOLE);
+    if (end < 0 || static_cast<uint64_t>(end) >= range.end()) break;
+    at = static_cast<uint64_t>(end);
+  }
+  if (holes->size() == 1 && (*holes)[0] == range) {
+    std::fill_n(data, range.length, 0);
+    return 0;
+  }
+  const ssize_t n = disk_.pread_full(fd, data, range.length, range.offset);
+  if (n < 0) return static_cast<int>(n);
+  std::fill(data + n, data + range.length, 0);
+  return 0;
+}
+
+int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
+                     const std::vector<ByteRange>& holes, bool clone_may_have_data) {
+  (void)s;
+  const ByteRange wanted = {range.offset,
+                            range.offset >= o.size ? 0 : std::min(range.length, o.size - range.offset)};
+  uint64_t at = wanted.offset;
+  const auto write_to = [&](uint64_t end) {
+    end = std::min(end, wanted.end());
+    if (end <= at) return 0;
+    return disk_.pwrite_full(clone_fd, data + (at - range.offset), end - at, at);
+  };
+  for (const auto& hole : holes) {
+    if (hole.end() <= at) continue;
+    if (hole.offset >= wanted.end()) break;
+    if (const int e = write_to(hole.offset); e < 0) return e;
+    const uint64_t from = std::max(at, hole.offset);
+    const uint64_t end = std::min(hole.end(), wanted.end());
+    if (clone_may_have_data && end > from) {
+      int e = disk_.allocate(clone_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
+      if (e == -EOPNOTSUPP || e == -ENOSYS)
+        e = disk_.pwrite_full(clone_fd, data + (from - range.offset), end - from, from);
+      if (e < 0) return e;
+    }
+    at = end;
+  }
+  if (const int e = write_to(wanted.end()); e < 0) return e;
+  if (!o.capability.empty()) disk_.set_xattr(clone_fd, "security.capability", o.capability);
+  o.finished.store(false);
+  return 0;
+}
+
+int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range,
+                   bool cofw) {
+  // Tracks may be of different sizes: whole tracks of the largest.
+  uint64_t unit = TrackSize::kMin;
+  for (const auto& a : *attachments)
+    if (a.session->active()) unit = std::max(unit, a.session->track_size.bytes());
+  const uint64_t step = std::max<uint64_t>(unit, 1 << 20);
+  const uint64_t begin = range.offset / unit * unit;
+  const uint64_t end = std::min(kMaxFileSize, (range.end() + unit - 1) / unit * unit);
+
+  const auto pending_in = [](const Attachment& a, ByteRange r) {
+    if (!a.session->active() || a.object->column == nullptr) return false;
+    const Extent extent = a.session->track_size.touched(r);
+    const uint64_t last = std::min(extent.end(), a.object->column->count);
+    for (uint64_t t = extent.first; t < last; ++t)
+      if (is_pending(a.object->column->at(t))) return true;
+    return false;
+  };
+  uint64_t limit = 0;  // no session has tracks beyond
+  for (const auto& a : *attachments)
+    if (a.session->active() && a.object->column != nullptr)
+      limit = std::max(limit, a.session->track_size.offset_of(a.object->column->count));
+
+  Fd own;
+  std::vector<char> buffer;
+  std::vector<ByteRange> holes;
+  for (uint64_t at = begin; at < std::min(end, limit); at += step) {
+    const ByteRange chunk = {at, std::min(step, end - at)};
+    const auto wanted = [&](const Attachment& a) { return pending_in(a, chunk); };
+    if (std::none_of(attachments->begin(), attachments->end(), wanted)) continue;
+    const Claims::Holder claim(source.claims, chunk);
+    // Who had the claim before may have done it all.
+    if (std::none_of(attachments->begin(), attachments->end(), wanted)) continue;
+    buffer.resize(chunk.length);
+    if (fd < 0) {
+      for (const auto& a : *attachments) {
+        if (own) break;
+        own = open_source(*a.object);
+      }
+      fd = own.get();
+    }
+    const int read_error = fd < 0 ? fd : read_source(fd, chunk, buffer.data(), &holes);
+    for (const auto& a : *attachments) {
+      if (!pending_in(a, chunk)) continue;
+      Session& s = *a.session;
+      Object& o = *a.object;
+      int e = read_error;
+      const Fd clone = e < 0 ? Fd() : open_clone(o, O_RDWR);
+      if (e == 0 && !clone) e = clone.get();
+      const Extent extent = s.track_size.touched(chunk);
+      const uint64_t last = std::min(extent.end(), o.column->count);
+      for (uint64_t t = extent.first; t < last && e == 0;) {
+        if (!is_pending(o.column->at(t))) {
+          ++t;
+          continue;
+        }
+        uint64_t u = t;
+        bool again = false;
+        while (u < last && is_pending(o.column->at(u))) {
+          again |= (o.column->at(u) & kRewritten) != 0;
+          ++u;
+        }
+        const ByteRange run = {s.track_size.offset_of(t),
+                               s.track_size.offset_of(u) - s.track_size.offset_of(t)};
+        e = put_tracks(s, o, clone.get(), buffer.data() + (run.offset - chunk.offset), run, holes,
+                       again);
+        if (e == 0) e = change_bits(s, o, {t, u - t}, is_pending, on_drained);
+        if (e == 0 && cofw) s.counters.cofw_tracks.fetch_add(u - t);
+        t = u;
+      }
+      if (e == -ESTALE && !s.removed) {
+        // The clone's file has no name any more: nobody can ask for its tracks.
+        e = change_bits(s, o, {0, o.column->count}, is_pending, on_drained);
+      }
+      if (e < 0)
+        fail(s, Error::from_errno(e, "cannot save a track of " + path_of(s, o) +
+                                         " before it is overwritten")
+                    .message);
+      if (s.counters.tracks_pending.load() == 0) wake(s);
+    }
+  }
+  return 0;
+}
+
+}  // namespace clonefs::detail
