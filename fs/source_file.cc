@@ -32,16 +32,18 @@ int SourceFile::backing_flags(int flags, bool writeback) {
   return result | O_NONBLOCK | O_CLOEXEC;
 }
 
-SourceFile::SourceFile(SourceNode& node, UniqueFd fd, int flags)
+SourceFile::SourceFile(SourceNode& node, UniqueFd fd, int flags, const struct stat& st)
     : node_(node),
       fd_(std::move(fd)),
       writable_((flags & O_ACCMODE) != O_RDONLY),
       readable_((flags & O_ACCMODE) != O_WRONLY) {
-  if (writable_) node_.volume().writable.add(&node_);
+  if (writable_) node_.volume().writable.add(&node_, st.st_mtim);
 }
 
 SourceFile::~SourceFile() {
-  if (writable_) node_.volume().writable.remove(&node_);
+  if (!writable_) return;
+  node_.restore_mtime(fd_.get());
+  node_.volume().writable.remove(&node_);
 }
 
 void SourceFile::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) {
@@ -79,6 +81,7 @@ void SourceFile::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_fil
       const ActAs caller(req, ActAs::What::kIds,
                          node_.volume().options().switch_ids && fi->writepage == 0);
       written = fuse_buf_copy(&to, data, static_cast<fuse_buf_copy_flags>(0));
+      node_.mtime_moved();
     }
   }
   if (written < 0) {
@@ -92,6 +95,7 @@ void SourceFile::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_fil
 void SourceFile::flush(fuse_req_t req, fuse_file_info*) {
   int error = 0;
   if (writable_) {
+    node_.restore_mtime(fd_.get());
     const int copy = fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0);
     if (copy >= 0 && close(copy) != 0) error = errno;
   }
@@ -99,6 +103,7 @@ void SourceFile::flush(fuse_req_t req, fuse_file_info*) {
 }
 
 void SourceFile::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {
+  if (!data_only) node_.restore_mtime(fd_.get());
   const int result = data_only ? fdatasync(fd_.get()) : ::fsync(fd_.get());
   fuse_reply_err(req, result == 0 ? 0 : errno);
 }
@@ -112,6 +117,7 @@ void SourceFile::fallocate(fuse_req_t req, int mode, off_t offset, off_t length)
     if (error == 0) {
       const ActAs caller(req, ActAs::What::kIds, node_.volume().options().switch_ids);
       if (::fallocate(fd_.get(), mode, offset, length) != 0) error = errno;
+      node_.mtime_moved();
     }
   }
   fuse_reply_err(req, error);
@@ -161,6 +167,7 @@ void SourceFile::copy_file_range(fuse_req_t req, off_t offset, Handle* to, off_t
       copied = ::copy_file_range(fd_.get(), &offset, target->fd(), &to_offset, length,
                                  static_cast<unsigned>(flags));
       if (copied < 0) copied = -errno;
+      target->node_.mtime_moved();
     }
   }
   if (copied == -ENOSYS || copied == -EXDEV) copied = -EOPNOTSUPP;  // the kernel copies itself then
@@ -169,6 +176,11 @@ void SourceFile::copy_file_range(fuse_req_t req, off_t offset, Handle* to, off_t
   } else {
     fuse_reply_write(req, static_cast<size_t>(copied));
   }
+}
+
+void FlushHandle::fsync(fuse_req_t req, bool, fuse_file_info*) {
+  node_.restore_mtime(-1);
+  fuse_reply_err(req, 0);
 }
 
 }  // namespace clonefs

@@ -64,6 +64,26 @@ int SourceNode::open_object(int flags) {
   return open_handle(*space_, handle_, flags);
 }
 
+void SourceNode::kernel_mtime_is(const timespec& mtime) {
+  std::lock_guard lock(mutex_);
+  kernel_mtime_ = mtime;
+}
+
+void SourceNode::restore_mtime(int fd) {
+  if (!volume_.options().writeback || !mtime_moved_.exchange(false)) return;
+  FdUse object;
+  if (fd < 0) object = use();
+  if (!object) return;
+  timespec times[2] = {{0, UTIME_OMIT}, {}};
+  {
+    std::lock_guard lock(mutex_);
+    times[1] = kernel_mtime_;
+  }
+  const Change change = volume_.engine().change_attributes(id());
+  if (change.error() != 0) return;
+  utimensat(AT_FDCWD, ProcPath(fd < 0 ? object.get() : fd).get(), times, 0);
+}
+
 void SourceNode::fill(fuse_entry_param* entry, const struct stat& st) const {
   entry->attr = st;
   entry->attr.st_ino = shown_ino(st.st_dev, st.st_ino, volume_.device());
@@ -154,7 +174,16 @@ int SourceNode::set_attributes(fuse_req_t req, const struct stat& attr, int to_s
     } else if ((to_set & FUSE_SET_ATTR_MTIME) != 0) {
       times[1] = attr.st_mtim;
     }
+    const bool sets_mtime = times[1].tv_nsec != UTIME_OMIT;
+    if (sets_mtime) {
+      if (times[1].tv_nsec != UTIME_NOW) kernel_mtime_is(times[1]);
+      mtime_moved_ = false;
+    }
     if (utimensat(AT_FDCWD, ProcPath(path_fd).get(), times, 0) != 0) return errno;
+    struct stat st{};
+    if (sets_mtime && times[1].tv_nsec == UTIME_NOW && fstat(path_fd, &st) == 0) {
+      kernel_mtime_is(st.st_mtim);
+    }
   }
   return 0;
 }
@@ -302,7 +331,7 @@ void SourceNode::removexattr(fuse_req_t req, const char* name) {
 void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
   fi->keep_cache = 1;  // nobody else changes the file
   if (volume_.self->is_helper(fuse_req_ctx(req)->pid)) {
-    reply_open(req, new FlushHandle, fi);
+    reply_open(req, new FlushHandle(*this), fi);
     return;
   }
   const bool writeback = volume_.options().writeback;
@@ -315,11 +344,12 @@ void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
     // The kernel would read through this handle what a partial page lacks.
     if ((flags & O_ACCMODE) == O_WRONLY) fi->direct_io = 1;
   }
-  if (!fd) {
+  struct stat st{};
+  if (!fd || fstat(fd.get(), &st) != 0) {
     fuse_reply_err(req, errno);
     return;
   }
-  auto file = std::make_unique<SourceFile>(*this, std::move(fd), flags);
+  auto file = std::make_unique<SourceFile>(*this, std::move(fd), flags, st);
   if ((fi->flags & O_TRUNC) != 0) {
     int error = 0;
     {
@@ -328,6 +358,7 @@ void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
       if (error == 0) {
         const ActAs caller(req, ActAs::What::kIds, volume_.options().switch_ids);
         if (ftruncate(file->fd(), 0) != 0) error = errno;
+        mtime_moved();
       }
     }
     if (error != 0) {

@@ -39,6 +39,14 @@ class SourceNode : public Node {
   // Opens the object: -1 and errno.
   int open_object(int flags);
 
+  // With the writeback cache the kernel owns the mtime of a regular file: its delayed writes move
+  // the source's, and it sends its own only if that changed (a write within the same tick as the
+  // creation does not). So we put it right again when the kernel has written back.
+  void kernel_mtime_is(const timespec& mtime);
+  void mtime_moved() { mtime_moved_.store(true, std::memory_order_release); }
+  // FD: -1, or an open file of the object.
+  void restore_mtime(int fd);
+
   // ST, just read, as the mount shows it, with its timeouts.
   void fill(fuse_entry_param* entry, const struct stat& st) const;
 
@@ -70,6 +78,8 @@ class SourceNode : public Node {
   const std::shared_ptr<const HandleSpace> space_;
   std::mutex mutex_;
   std::shared_ptr<const UniqueFd> fd_;  // kept descriptor, under mutex_
+  timespec kernel_mtime_{};             // under mutex_; while there are writable opens
+  std::atomic<bool> mtime_moved_{false};
 };
 
 class SourceDirectory : public SourceNode {
@@ -119,7 +129,8 @@ class SourceFile : public Handle {
   // The flags to open the source's file with for an application's FLAGS.
   static int backing_flags(int flags, bool writeback);
   // FLAGS: those that FD was opened with. Counts as a writable open of NODE if they say so.
-  SourceFile(SourceNode& node, UniqueFd fd, int flags);
+  // ST: of the file as the kernel knows it.
+  SourceFile(SourceNode& node, UniqueFd fd, int flags, const struct stat& st);
   ~SourceFile() override;
 
   int fd() const { return fd_.get(); }
@@ -145,7 +156,14 @@ class SourceFile : public Handle {
 };
 
 // Opened by the daemon itself through the mount, to make the kernel write back: nothing to sync.
-class FlushHandle : public Handle {};
+class FlushHandle : public Handle {
+ public:
+  explicit FlushHandle(SourceNode& node) : node_(node) {}
+  void fsync(fuse_req_t req, bool data_only, fuse_file_info* fi) override;
+
+ private:
+  SourceNode& node_;
+};
 
 // An open directory: the source's entries with the source's offsets.
 class DirectoryHandle : public Handle {

@@ -90,9 +90,9 @@ void DirectoryCache::remove(SourceDirectory* node) {
 
 // --- WritableSet -----------------------------------------------------------------------------
 
-void WritableSet::add(SourceNode* node) {
+void WritableSet::add(SourceNode* node, const timespec& mtime) {
   std::lock_guard lock(mutex_);
-  ++opens_[node];
+  if (++opens_[node] == 1) node->kernel_mtime_is(mtime);
 }
 
 void WritableSet::remove(SourceNode* node) {

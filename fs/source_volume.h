@@ -80,7 +80,8 @@ class DirectoryCache {
 // Nodes with a writable open that is not released: those that may have dirty pages in the kernel.
 class WritableSet {
  public:
-  void add(SourceNode* node);
+  // MTIME: what the kernel knows of the file; taken with the first open.
+  void add(SourceNode* node, const timespec& mtime);
   void remove(SourceNode* node);
   // NODE is one of them: gives it one more lookup.
   bool remember(SourceNode* node);
