@@ -36,6 +36,12 @@ class Catalog::Statement {
 
   // SQLITE_ROW, SQLITE_DONE or an error.
   int step() { return ok_ ? sqlite3_step(statement_) : SQLITE_ERROR; }
+  // Ready for the next values.
+  Statement& again() {
+    sqlite3_reset(statement_);
+    bound_ = 0;
+    return *this;
+  }
   Status run(const char* what) {
     if (step() != SQLITE_DONE) return catalog_.error(what);
     return {};
@@ -87,7 +93,7 @@ Result<std::unique_ptr<Catalog>> Catalog::open(const std::string& file) {
   sqlite3_busy_timeout(db, 0);
   for (const char* pragma :
        {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
-        "PRAGMA cell_size_check=ON", "PRAGMA trusted_schema=OFF"}) {
+        "PRAGMA cell_size_check=ON", "PRAGMA temp_store=MEMORY", "PRAGMA trusted_schema=OFF"}) {
     if (auto s = catalog->run(pragma); !s) return s.error();
   }
   bool fresh = true;
@@ -242,11 +248,13 @@ Catalog::Batch::Batch(Catalog& catalog) : lock_(catalog.mutex_), catalog_(catalo
 }
 
 Catalog::Batch::~Batch() {
+  put_object_.reset();
   if (open_) (void)catalog_.run("ROLLBACK");
 }
 
 Status Catalog::Batch::commit() {
   if (!begun_) return begun_;
+  put_object_.reset();
   auto s = catalog_.run("COMMIT");
   if (s) open_ = false;
   return s;
@@ -300,9 +308,10 @@ Status Catalog::Batch::set_rate(uint64_t session, uint64_t bytes_per_s) {
 
 Status Catalog::Batch::put_object(const ObjectRow& r) {
   if (!begun_) return begun_;
-  return Statement(
-             catalog_,
-             "INSERT OR REPLACE INTO objects VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
+  if (put_object_ == nullptr)
+    put_object_ = std::make_unique<Statement>(
+        catalog_, "INSERT OR REPLACE INTO objects VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+  return put_object_->again()
       .bind(r.session)
       .bind(r.id)
       .bind(r.type)

@@ -61,6 +61,8 @@ struct SourceMark {
 };
 
 class Catalog {
+  class Statement;
+
  public:
   static constexpr const char* kFormat = "1";
 
@@ -94,6 +96,7 @@ class Catalog {
     Catalog& catalog_;
     bool open_ = false;
     Status begun_;
+    std::unique_ptr<Statement> put_object_;  // used for many rows
   };
 
   Result<std::string> meta(const std::string& key);  // "" when there is none
@@ -102,7 +105,6 @@ class Catalog {
   Result<std::vector<SourceMark>> marks(uint64_t session);
 
  private:
-  class Statement;
   explicit Catalog(sqlite3* db) : db_(db) {}
   Error error(const std::string& what) const;
   Status run(const char* sql);

@@ -214,6 +214,7 @@ class Core {
   void set_filter(Session& s, const Object& dir, const std::string& name, Object& o);
   Object* known(Session& s, int fd, const struct stat& st) const;
   void mark_for(SyncPass& pass, Object& o);
+  Fd open_clone_directory(SyncPass& pass, Object& dir);
   Status remove_staged(Session& s, int dir, const std::string& name);
   Status sync_xattrs(Object& o, int source_fd, int clone_fd);
   Result<Object*> make_object(const SessionPtr& s, int source_fd, const struct stat& st,

@@ -111,7 +111,8 @@ void Core::housekeeping() {
     for (const auto& s : sessions) {
       const std::unique_lock work(s->work_mutex, std::try_to_lock);
       if (!work || s->removed || s->building || s->before_activation()) continue;
-      if (auto status = flush_rows(*s); !status) fail(*s, status.error().message);
+      auto status = flush_rows(*s);
+      if (!status && s->active()) fail(*s, status.error().message);
     }
   }
 }

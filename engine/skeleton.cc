@@ -126,7 +126,7 @@ Status Core::sync_skeleton(const SessionPtr& s, bool* quiet) {
       if (source.get() == -ESTALE || source.get() == -ENOENT) continue;  // gone since
       return cannot("read the directory", path_of(*s, dir), source.get());
     }
-    const Fd clone = open_clone(dir, O_RDONLY | O_DIRECTORY);
+    const Fd clone = open_clone_directory(pass, dir);
     if (!clone) return cannot("open in the pool", path_of(*s, dir), clone.get());
     for (const auto& name : missing.names) {
       if (auto status = place(s, pass, dir, source.get(), clone.get(), name); !status)
@@ -158,7 +158,7 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
     if (source.get() == -ESTALE || source.get() == -ENOENT) return {};
     return cannot("read the directory", path_of(*s, dir), source.get());
   }
-  const Fd clone = open_clone(dir, O_RDONLY | O_DIRECTORY);
+  const Fd clone = open_clone_directory(pass, dir);
   if (!clone) return cannot("open in the pool", path_of(*s, dir), clone.get());
 
   std::set<std::string, std::less<>> names = dirty.names;
@@ -216,6 +216,17 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
 
 void Core::mark_for(SyncPass& pass, Object& o) {
   pass.objects.push_back(&o);
+}
+
+// A directory of the skeleton whose entries are to be changed. Without privilege its mode may be in
+// the way: it gets its own again at the end of the pass.
+Fd Core::open_clone_directory(SyncPass& pass, Object& dir) {
+  Fd clone = open_clone(dir, O_RDONLY | O_DIRECTORY);
+  struct stat st{};
+  if (clone && disk_.stat(clone.get(), "", &st) == 0 && (st.st_mode & 0700) != 0700 &&
+      disk_.chmod(clone.get(), (st.st_mode & 07777) | 0700) == 0)
+    mark_for(pass, dir);
+  return clone;
 }
 
 bool Core::covers(const Object& dir, const std::string& name, const struct stat& st) const {
@@ -590,6 +601,7 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
     if (auto status = grow_column(s, o, std::max(end, from_track)); !status) return status;
   }
   // The column stands: from here on writes are noted in it. Now the data that is there already.
+  const Transition joins = o.recheck ? on_recheck : on_create;
   const auto add = [&](ByteRange r) {
     Extent extent = ts.touched(r);
     for (uint64_t t = extent.first; t < extent.end();) {
@@ -605,7 +617,7 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
         }
         ++u;
       }
-      change_bits(s, o, {t, u - t}, [](TrackBits b) { return b == kDone; }, on_create);
+      change_bits(s, o, {t, u - t}, [](TrackBits b) { return b == kDone; }, joins);
       t = u;
     }
   };

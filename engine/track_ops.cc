@@ -249,14 +249,25 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
       }
       fd = own.get();
     }
-    const int read_error = fd < 0 ? fd : read_source(fd, chunk, buffer.data(), &holes);
+    int read_error = fd < 0 ? fd : read_source(fd, chunk, buffer.data(), &holes);
+    if (read_error == -EBADF && !own) {
+      // The caller's descriptor is for writing only.
+      own = open_source(*attachments->front().object);
+      fd = own.get();
+      read_error = fd < 0 ? fd : read_source(fd, chunk, buffer.data(), &holes);
+    }
     for (const auto& a : *attachments) {
       if (!pending_in(a, chunk)) continue;
       Session& s = *a.session;
       Object& o = *a.object;
       int e = read_error;
       const Fd clone = e < 0 ? Fd() : open_clone(o, O_RDWR);
-      if (e == 0 && !clone) e = clone.get();
+      if (e == 0 && clone.get() == -ESTALE) {
+        // The clone's file has no name any more: nobody can ask for its tracks.
+        e = change_bits(s, o, {0, o.column->count}, is_pending, on_drained);
+      } else if (e == 0 && !clone) {
+        e = clone.get();
+      }
       const Extent extent = s.track_size.touched(chunk);
       const uint64_t last = std::min(extent.end(), o.column->count);
       for (uint64_t t = extent.first; t < last && e == 0;) {
@@ -277,10 +288,6 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
         if (e == 0) e = change_bits(s, o, {t, u - t}, is_pending, on_drained);
         if (e == 0 && cofw) s.counters.cofw_tracks.fetch_add(u - t);
         t = u;
-      }
-      if (e == -ESTALE && !s.removed) {
-        // The clone's file has no name any more: nobody can ask for its tracks.
-        e = change_bits(s, o, {0, o.column->count}, is_pending, on_drained);
       }
       if (e < 0)
         fail(s, Error::from_errno(e, "cannot save a track of " + path_of(s, o) +

@@ -46,6 +46,8 @@ constexpr TrackBits on_precopy_write(TrackBits b) {
   if (b == kDone) return kPending;
   return b & static_cast<TrackBits>(~kCopying);
 }
+// After a restart: the table says less than the files, copy it again.
+constexpr TrackBits on_recheck(TrackBits) { return kRecopy; }
 // Precopy copied the track: 101 -> 010.
 constexpr TrackBits on_precopied(TrackBits) { return kPrecopied; }
 // After activation: copied by the copy program, COFW or clone access, or overwritten on the clone
