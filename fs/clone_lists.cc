@@ -49,7 +49,8 @@ Status CloneList::remove_clone(const std::string& name) const {
   const auto session = engine_.status(name);
   if (!session) return session.error();
   if (directory_ != "." && session->paths != std::vector<std::string>{directory_}) {
-    return Error{EPERM, "it is a clone of more than " + directory_ + ". Use clonefs delete " + name};
+    return Error{EPERM,
+                 "it is a clone of more than " + directory_ + ". Use clonefs delete " + name};
   }
   return engine_.remove({name}, true);
 }

@@ -40,7 +40,9 @@ bool same_time(const timespec& a, const timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
-std::string fd_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+std::string fd_path(int fd) {
+  return "/proc/self/fd/" + std::to_string(fd);
+}
 
 // One buffer a serving thread, as large as a request can be.
 std::vector<char>& thread_buffer(size_t size) {
@@ -104,9 +106,8 @@ void CloneNode::invalidate_attributes() {
   if (session == nullptr) return;
   // The node may be gone by then: the kernel does not know its number any more, or drops attributes
   // that it can ask for again.
-  tree_.notifier_->post([session, node = static_cast<Node*>(this)] {
-    session->invalidate_inode(node);
-  });
+  tree_.notifier_->post(
+      [session, node = static_cast<Node*>(this)] { session->invalidate_inode(node); });
 }
 
 int CloneNode::refuse_change() const {
@@ -272,8 +273,7 @@ void CloneNode::lookup(fuse_req_t req, const char* name) {
     fuse_reply_err(req, -dir.get());
     return;
   }
-  const Fd fd(*tree_.space_.disk,
-              tree_.space_.disk->open(dir.get(), name, O_PATH | O_NOFOLLOW));
+  const Fd fd(*tree_.space_.disk, tree_.space_.disk->open(dir.get(), name, O_PATH | O_NOFOLLOW));
   Node* node = nullptr;
   if (const int e = fd ? tree_.node_of(clone_, fd.get(), &node) : -fd.get(); e != 0) {
     fuse_reply_err(req, e);
@@ -344,16 +344,15 @@ void CloneNode::symlink(fuse_req_t req, const char* target, const char* name) {
 void CloneNode::link(fuse_req_t req, Node* target, const char* name) {
   auto* from = dynamic_cast<CloneNode*>(target);
   int result = -refuse_change();
-  if (result == 0 && (from == nullptr || &from->tree_ != &tree_ ||
-                      from->clone_->slot() != clone_->slot())) {
+  if (result == 0 &&
+      (from == nullptr || &from->tree_ != &tree_ || from->clone_->slot() != clone_->slot())) {
     result = -EXDEV;
   }
   Fd dir;
   if (result == 0) {
     dir = open_ref(O_PATH);
     const Fd fd = from->open_ref(O_PATH);
-    result = !dir ? dir.get() : !fd ? fd.get()
-                                    : tree_.space_.disk->link(fd.get(), dir.get(), name);
+    result = !dir ? dir.get() : !fd ? fd.get() : tree_.space_.disk->link(fd.get(), dir.get(), name);
   }
   reply_made(req, dir.get(), name, result);
 }
@@ -374,15 +373,19 @@ void CloneNode::remove(fuse_req_t req, const char* name, int flags) {
   fuse_reply_err(req, e);
 }
 
-void CloneNode::unlink(fuse_req_t req, const char* name) { remove(req, name, 0); }
-void CloneNode::rmdir(fuse_req_t req, const char* name) { remove(req, name, AT_REMOVEDIR); }
+void CloneNode::unlink(fuse_req_t req, const char* name) {
+  remove(req, name, 0);
+}
+void CloneNode::rmdir(fuse_req_t req, const char* name) {
+  remove(req, name, AT_REMOVEDIR);
+}
 
 void CloneNode::rename(fuse_req_t req, const char* name, Node* to, const char* new_name,
                        unsigned flags) {
   auto* target = dynamic_cast<CloneNode*>(to);
   int e = refuse_change();
-  if (e == 0 && (target == nullptr || &target->tree_ != &tree_ ||
-                 target->clone_->slot() != clone_->slot())) {
+  if (e == 0 &&
+      (target == nullptr || &target->tree_ != &tree_ || target->clone_->slot() != clone_->slot())) {
     e = EXDEV;
   }
   if (e == 0) {
@@ -532,9 +535,9 @@ void CloneNode::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
     const Fd dir = open_ref(O_PATH);
     if (dir) {
       const ActAs caller(req, ActAs::What::kCreate, tree_.options_.switch_ids);
-      fd = Fd(*tree_.space_.disk, tree_.space_.disk->open(dir.get(), ".",
-                                                          O_RDWR | O_TMPFILE | (fi->flags & O_EXCL),
-                                                          mode));
+      fd = Fd(
+          *tree_.space_.disk,
+          tree_.space_.disk->open(dir.get(), ".", O_RDWR | O_TMPFILE | (fi->flags & O_EXCL), mode));
       e = fd ? 0 : -fd.get();
     } else {
       e = -dir.get();
@@ -606,7 +609,8 @@ void CloneFileHandle::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fus
   if (fuse_req_ctx(req)->uid != 0) {
     struct stat st {};
     if (::fstat(fd_.get(), &st) == 0 &&
-        ((st.st_mode & S_ISUID) != 0 || (st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))) {
+        ((st.st_mode & S_ISUID) != 0 ||
+         (st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))) {
       const mode_t kept = (st.st_mode & S_IXGRP) != 0 ? 01777 : 03777;
       ::fchmod(fd_.get(), st.st_mode & kept);
     }
@@ -734,11 +738,10 @@ void CloneDirHandle::list(fuse_req_t req, size_t size, off_t offset, bool plus) 
         }
       }
     }
-    const size_t length =
-        plus ? fuse_add_direntry_plus(req, buffer.data() + used, size - used, found->d_name, &entry,
-                                      found->d_off)
-             : fuse_add_direntry(req, buffer.data() + used, size - used, found->d_name, &entry.attr,
-                                 found->d_off);
+    const size_t length = plus ? fuse_add_direntry_plus(req, buffer.data() + used, size - used,
+                                                        found->d_name, &entry, found->d_off)
+                               : fuse_add_direntry(req, buffer.data() + used, size - used,
+                                                   found->d_name, &entry.attr, found->d_off);
     if (length > size - used) {
       if (child != nullptr) child->forget(1);
       ::seekdir(directory_, position_);

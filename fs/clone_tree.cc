@@ -30,11 +30,11 @@ int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, Node** node,
   if (const int e = space_.disk->stat(fd, "", &st); e != 0) return -e;
   detail::FileRef ref;
   if (const int e = detail::FileRef::of(space_, fd, &ref); e != 0) return -e;
-  // A handle names the object and its generation; without one, the pinned object's number is its own.
+  // A handle names the object and its generation; without one, the pinned object's number is its
+  // own.
   const std::string key = ref.handle().empty() ? "#" + std::to_string(st.st_ino) : ref.handle();
-  *node = nodes_.get(key, [&] {
-    return new CloneNode(*this, clone, std::move(ref), st.st_ino, is_root);
-  });
+  *node = nodes_.get(
+      key, [&] { return new CloneNode(*this, clone, std::move(ref), st.st_ino, is_root); });
   return 0;
 }
 

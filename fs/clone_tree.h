@@ -2,8 +2,8 @@
 // passthrough where the kernel has it), `DIR/.clone` in the live mount another (read-only).
 //
 // An object of the pool is one node, found by its file handle, with the attributes that the clone
-// shows (Clone::present). Once an inode is open through passthrough, all its opens are, and the other
-// way round: the kernel takes no mixture.
+// shows (Clone::present). Once an inode is open through passthrough, all its opens are, and the
+// other way round: the kernel takes no mixture.
 //
 // Errors: EIO in a failed clone, ESTALE in one that is gone. Thread safety: as Node.
 #pragma once

@@ -14,7 +14,9 @@ namespace {
 
 using Check = std::function<std::string(std::string&)>;
 
-[[noreturn]] void refuse(const std::string& why) { throw CLI::ValidationError(why, EINVAL); }
+[[noreturn]] void refuse(const std::string& why) {
+  throw CLI::ValidationError(why, EINVAL);
+}
 
 std::string check_name(const std::string& name) {
   if (is_session_name(name)) return {};
@@ -55,8 +57,8 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
   return std::chrono::milliseconds(std::llround(seconds * 1000));
 }
 
-constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kPrecopy, Verb::kActivate,  Verb::kCopy,
-                           Verb::kStatus, Verb::kList,    Verb::kWait,      Verb::kTerminate,
+constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
+                           Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
                            Verb::kDelete, Verb::kExtents, Verb::kRate};
 
 bool is_verb(const std::string& word) {
@@ -83,17 +85,28 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
 
 const char* to_string(Verb verb) {
   switch (verb) {
-    case Verb::kCreate: return "create";
-    case Verb::kPrecopy: return "precopy";
-    case Verb::kActivate: return "activate";
-    case Verb::kCopy: return "copy";
-    case Verb::kStatus: return "status";
-    case Verb::kList: return "list";
-    case Verb::kWait: return "wait";
-    case Verb::kTerminate: return "terminate";
-    case Verb::kDelete: return "delete";
-    case Verb::kExtents: return "extents";
-    case Verb::kRate: return "rate";
+    case Verb::kCreate:
+      return "create";
+    case Verb::kPrecopy:
+      return "precopy";
+    case Verb::kActivate:
+      return "activate";
+    case Verb::kCopy:
+      return "copy";
+    case Verb::kStatus:
+      return "status";
+    case Verb::kList:
+      return "list";
+    case Verb::kWait:
+      return "wait";
+    case Verb::kTerminate:
+      return "terminate";
+    case Verb::kDelete:
+      return "delete";
+    case Verb::kExtents:
+      return "extents";
+    case Verb::kRate:
+      return "rate";
   }
   return "?";
 }
@@ -174,9 +187,8 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
            "only this part of each file, OFFSET:LENGTH; may be given several times")
         ->allow_extra_args(false);
     sub->add_option_function<std::string>(
-        "--track-size", [&create](const std::string& text) {
-          create.track_size = track_size_of(text);
-        },
+        "--track-size",
+        [&create](const std::string& text) { create.track_size = track_size_of(text); },
         "a power of two from 4K to 16M");
   };
   const auto force = [&](CLI::App* sub, const char* what) {

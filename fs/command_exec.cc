@@ -24,9 +24,12 @@ Result<std::string> CommandExecutor::execute(Command command,
                                              const std::function<bool()>& cancelled) {
   switch (command.verb) {
     case Verb::kCreate:
-    case Verb::kCopy: return create(command);
-    case Verb::kPrecopy: return after(engine_.precopy(command.names), command, command.names);
-    case Verb::kActivate: return after(engine_.activate(command.names), command, command.names);
+    case Verb::kCopy:
+      return create(command);
+    case Verb::kPrecopy:
+      return after(engine_.precopy(command.names), command, command.names);
+    case Verb::kActivate:
+      return after(engine_.activate(command.names), command, command.names);
     case Verb::kTerminate:
       return after(engine_.terminate(command.names, command.force), command, command.names);
     case Verb::kDelete:
@@ -34,9 +37,12 @@ Result<std::string> CommandExecutor::execute(Command command,
     case Verb::kRate:
       return after(engine_.set_rate(command.names.front(), command.rate), command, command.names);
     case Verb::kStatus:
-    case Verb::kList: return show_status(command);
-    case Verb::kWait: return wait(command, cancelled);
-    case Verb::kExtents: return extents(command);
+    case Verb::kList:
+      return show_status(command);
+    case Verb::kWait:
+      return wait(command, cancelled);
+    case Verb::kExtents:
+      return extents(command);
   }
   return Error{EINVAL, "unknown command"};
 }
@@ -64,9 +70,8 @@ Result<std::string> CommandExecutor::create(Command& command) {
   for (const std::string& path : command.create.paths) {
     auto clean = volume_path(source_, info_.volume, path);
     if (!clean) {
-      return Error{clean.error().code,
-                   std::string(to_string(command.verb)) + " " + command.create.name + ": " +
-                       clean.error().message};
+      return Error{clean.error().code, std::string(to_string(command.verb)) + " " +
+                                           command.create.name + ": " + clean.error().message};
     }
     if (std::find(paths.begin(), paths.end(), *clean) == paths.end()) paths.push_back(*clean);
   }
@@ -92,10 +97,10 @@ Result<std::string> CommandExecutor::wait(const Command& command,
   const auto end = command.timeout ? Clock::now() + *command.timeout : Clock::time_point::max();
   while (true) {
     const bool last = end != Clock::time_point::max() && end - Clock::now() <= kWaitSlice;
-    const auto slice = last ? std::max(std::chrono::milliseconds(0),
-                                       std::chrono::ceil<std::chrono::milliseconds>(
-                                           end - Clock::now()))
-                            : kWaitSlice;
+    const auto slice =
+        last ? std::max(std::chrono::milliseconds(0),
+                        std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()))
+             : kWaitSlice;
     const Status status = engine_.wait(name, command.goal, slice);
     if (status || status.error().code != ETIMEDOUT || last) {
       return after(status, command, {name});
@@ -129,7 +134,8 @@ Result<std::string> CommandExecutor::extents(const Command& command) {
   }
   if (command.json) return extents_json(found);
   std::string text;
-  for (const SessionExtents& session : found) text += extents_text(session.session, session.members);
+  for (const SessionExtents& session : found)
+    text += extents_text(session.session, session.members);
   return text;
 }
 

@@ -25,8 +25,7 @@ int open_beneath(int dir, const char* path, uint64_t resolve) {
 
 std::string path_of(int fd) {
   char text[PATH_MAX];
-  const ssize_t n =
-      ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), text, sizeof text);
+  const ssize_t n = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), text, sizeof text);
   return n < 0 || n == static_cast<ssize_t>(sizeof text) ? "" : std::string(text, n);
 }
 

@@ -9,9 +9,9 @@
 namespace clonefs {
 
 // PATH, relative to the volume or absolute within MOUNTPOINT, as a clean relative path ("." is the
-// volume) of an existing object beneath the directory SOURCE. Symbolic links on the way are followed
-// while they stay in the volume; one at the end is meant itself. Errors: EXDEV when it leads out of
-// the volume, EINVAL for what lies in .clonefs, ENOENT and the like.
+// volume) of an existing object beneath the directory SOURCE. Symbolic links on the way are
+// followed while they stay in the volume; one at the end is meant itself. Errors: EXDEV when it
+// leads out of the volume, EINVAL for what lies in .clonefs, ENOENT and the like.
 Result<std::string> volume_path(int source, const std::string& mountpoint, const std::string& path);
 
 // The lexical part: no empty and "." components. "" when nothing is left.

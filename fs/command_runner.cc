@@ -26,8 +26,8 @@ void reply_interrupted(Pending* pending) {
   if (fuse_req_t req = pending->take(); req != nullptr) fuse_reply_err(req, EINTR);
 }
 
-// libfuse calls it with the request's lock held. From a thread that delivers an interrupt a reply is
-// all right; from within the registration it would free the request under the lock.
+// libfuse calls it with the request's lock held. From a thread that delivers an interrupt a reply
+// is all right; from within the registration it would free the request under the lock.
 void interrupted(fuse_req_t, void* data) {
   auto* pending = static_cast<Pending*>(data);
   pending->cancelled->store(true);

@@ -1,6 +1,6 @@
-// CommandRunner: runs commands on threads of their own, so that none of them, however long it takes,
-// occupies a thread that serves requests (a command may itself wait for such requests: the flush of
-// an ACTIVATE). Thread safety: any thread.
+// CommandRunner: runs commands on threads of their own, so that none of them, however long it
+// takes, occupies a thread that serves requests (a command may itself wait for such requests: the
+// flush of an ACTIVATE). Thread safety: any thread.
 #pragma once
 
 #include <fuse3/fuse_lowlevel.h>

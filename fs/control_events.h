@@ -1,8 +1,8 @@
 // The file `.clonefs/events`: one line an event, oldest first, growing: `tail -f` follows it.
 //
 // In a connection with writeback cache the kernel never takes a size from attributes; a stored byte
-// (fuse_lowlevel_notify_store) is what makes the file grow for those who watch its size. A thread of
-// its own does that. Thread safety: any thread.
+// (fuse_lowlevel_notify_store) is what makes the file grow for those who watch its size. A thread
+// of its own does that. Thread safety: any thread.
 #pragma once
 
 #include <atomic>
@@ -40,8 +40,8 @@ class EventsNode : public FixedNode {
   std::atomic<bool> opened_{false};  // the kernel may have missed a size since
 
   mutable std::mutex mutex_;
-  std::string text_;       // what is kept
-  uint64_t dropped_ = 0;   // bytes that stood before it
+  std::string text_;      // what is kept
+  uint64_t dropped_ = 0;  // bytes that stood before it
 };
 
 }  // namespace clonefs

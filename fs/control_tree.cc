@@ -113,7 +113,8 @@ class ControlHandle : public Handle {
     if (command.verb != Verb::kStatus && command.verb != Verb::kList) {
       std::string text = format_command(command);
       text.pop_back();
-      spdlog::info("command of uid {} (pid {}): {}", caller->uid, caller->pid, text.substr(0, 1000));
+      spdlog::info("command of uid {} (pid {}): {}", caller->uid, caller->pid,
+                   text.substr(0, 1000));
     }
     const auto job = [&context = context_, reply = reply_, command = std::move(command),
                       size](const CommandRunner::Cancelled& cancelled) -> CommandRunner::Reply {
@@ -137,8 +138,8 @@ class ControlHandle : public Handle {
   const std::shared_ptr<ControlReply> reply_ = std::make_shared<ControlReply>();
 };
 
-// `ctl`, `status` and `status.json` of the volume are FixedNodes, those of a session KeyedNodes; what
-// they do is the same.
+// `ctl`, `status` and `status.json` of the volume are FixedNodes, those of a session KeyedNodes;
+// what they do is the same.
 
 class ControlNode : public FixedNode {
  public:
@@ -185,8 +186,7 @@ class SessionNode : public KeyedNode {
         session_(std::move(session)),
         file_(file) {
     const uint64_t hash = std::hash<std::string>{}(session_) & ((uint64_t{1} << 40) - 1);
-    attributes_.ino =
-        kVirtualInodes + (uint64_t{1} << 59) + hash * 4 + static_cast<uint64_t>(file);
+    attributes_.ino = kVirtualInodes + (uint64_t{1} << 59) + hash * 4 + static_cast<uint64_t>(file);
     attributes_.mode = mode;
     attributes_.timeout = 0;
     ::clock_gettime(CLOCK_REALTIME, &attributes_.time);
@@ -242,7 +242,8 @@ class SessionNode : public KeyedNode {
 
   void setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) override {
     // Opened with O_TRUNC by a shell: there is nothing to cut off.
-    const bool nothing = (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) == 0;
+    const bool nothing =
+        (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) == 0;
     if (file_ == SessionFile::kControl && nothing) {
       getattr(req, handle);
     } else {
@@ -396,7 +397,9 @@ Node* ControlTree::clone_list(const std::string& directory) {
   });
 }
 
-EventsNode& ControlTree::events() { return nodes_->events; }
+EventsNode& ControlTree::events() {
+  return nodes_->events;
+}
 
 void ControlTree::set_clones_link(const std::string& target) {
   nodes_->clones.become_link(target);

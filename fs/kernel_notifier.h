@@ -1,6 +1,6 @@
-// KernelNotifier: sends notifications to the kernel from a thread of its own. A thread that serves a
-// request must not: the kernel may wait for that request to be replied to.
-// Thread safety: any thread.
+// KernelNotifier: sends notifications to the kernel from a thread of its own. A thread that serves
+// a request must not: the kernel may wait for that request to be replied to. Thread safety: any
+// thread.
 #pragma once
 
 #include <condition_variable>

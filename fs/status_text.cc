@@ -193,8 +193,8 @@ std::string status_details(const SessionStatus& s) {
       {"copied on first write", std::to_string(s.cofw_tracks) + " tracks"},
       {"taken by clone reads", std::to_string(s.clone_read_tracks) + " tracks"},
       {"last track", s.last_track.empty() ? "-" : printable(s.last_track)},
-      {"copied", format_size(s.bytes_copied) + " of " + format_size(s.bytes_total) + " (" +
-                     percent(s) + ")"},
+      {"copied",
+       format_size(s.bytes_copied) + " of " + format_size(s.bytes_total) + " (" + percent(s) + ")"},
       {"rate", format_size(s.rate_bytes_per_s) + "/s, limit " +
                    (s.rate_limit == 0 ? "none" : format_size(s.rate_limit) + "/s")},
       {"left", s.eta_s < 0 ? "-" : duration(s.eta_s)},
@@ -238,8 +238,8 @@ std::string extents_text(const std::string& session, const std::vector<MemberExt
             " bytes, tracks of " + format_size(member.track_size) + "\n";
     std::vector<std::vector<std::string>> rows{{"  FIRST", "COUNT", "PB/PRECOPY/IND"}};
     for (const auto& run : member.runs) {
-      rows.push_back({"  " + std::to_string(run.extent.first), std::to_string(run.extent.count),
-                      run.bits});
+      rows.push_back(
+          {"  " + std::to_string(run.extent.first), std::to_string(run.extent.count), run.bits});
     }
     if (rows.size() > 1) text += table(rows);
   }

@@ -173,6 +173,8 @@ void FixedDirectory::opendir(fuse_req_t req, fuse_file_info* fi) {
   open_entries(req, fi, std::move(entries));
 }
 
-void reply_no_entry(fuse_req_t req) { fuse_reply_err(req, ENOENT); }
+void reply_no_entry(fuse_req_t req) {
+  fuse_reply_err(req, ENOENT);
+}
 
 }  // namespace clonefs

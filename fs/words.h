@@ -14,8 +14,8 @@ namespace clonefs {
 // A control line is refused when it is longer.
 inline constexpr size_t kMaxLine = 64 << 10;
 
-// One line's words: blanks part them; '...' keeps all, "..." all but \" and \\, a backslash the next
-// byte. One newline may end the line. EINVAL: NUL bytes, an open quote, a second line; E2BIG.
+// One line's words: blanks part them; '...' keeps all, "..." all but \" and \\, a backslash the
+// next byte. One newline may end the line. EINVAL: NUL bytes, an open quote, a second line; E2BIG.
 Result<std::vector<std::string>> split_words(std::string_view line);
 
 // So written that split_words (and a shell) reads it as one word.

@@ -21,7 +21,8 @@ Command parsed(const std::string& line) {
 }
 
 TEST(Command, Forms) {
-  Command c = parsed("create db1 a 'b c' . --precopy --extent 0:64K --extent=1M:4096 --track-size 1M");
+  Command c =
+      parsed("create db1 a 'b c' . --precopy --extent 0:64K --extent=1M:4096 --track-size 1M");
   EXPECT_EQ(c.verb, Verb::kCreate);
   EXPECT_EQ(c.create.name, "db1");
   EXPECT_EQ(c.create.paths, (std::vector<std::string>{"a", "b c", "."}));
@@ -73,15 +74,45 @@ TEST(Command, WordsThatLookLikeSomethingElse) {
 }
 
 TEST(Command, Refused) {
-  for (const char* line :
-       {"", "frobnicate", "'' x", "Create x .", "mount x", "umount x", "create", "create x",
-        "create 'a b' .", "create .x .", "create ../x .", "create x . --extent 5",
-        "create x . --extent 0:0", "create x . --extent a:b", "create x . --track-size 5000",
-        "create x . --track-size 32M", "create x . --frob", "copy x . --precopy", "precopy",
-        "activate", "activate a b/c", "status a b", "list a", "wait", "wait a b",
-        "wait a --for ever", "wait a --timeout x", "wait a --timeout -1", "terminate", "delete",
-        "extents", "extents a b", "rate a", "rate a 0", "rate a fast", "rate a 1 2",
-        "status --watch", "status --mount /x", "create x . --extent 0:99999999999999999999"}) {
+  for (const char* line : {"",
+                           "frobnicate",
+                           "'' x",
+                           "Create x .",
+                           "mount x",
+                           "umount x",
+                           "create",
+                           "create x",
+                           "create 'a b' .",
+                           "create .x .",
+                           "create ../x .",
+                           "create x . --extent 5",
+                           "create x . --extent 0:0",
+                           "create x . --extent a:b",
+                           "create x . --track-size 5000",
+                           "create x . --track-size 32M",
+                           "create x . --frob",
+                           "copy x . --precopy",
+                           "precopy",
+                           "activate",
+                           "activate a b/c",
+                           "status a b",
+                           "list a",
+                           "wait",
+                           "wait a b",
+                           "wait a --for ever",
+                           "wait a --timeout x",
+                           "wait a --timeout -1",
+                           "terminate",
+                           "delete",
+                           "extents",
+                           "extents a b",
+                           "rate a",
+                           "rate a 0",
+                           "rate a fast",
+                           "rate a 1 2",
+                           "status --watch",
+                           "status --mount /x",
+                           "create x . --extent 0:99999999999999999999"}) {
     const auto result = parse(line);
     ASSERT_FALSE(result) << line;
     EXPECT_EQ(result.error().code, EINVAL) << line;

@@ -40,11 +40,32 @@ TEST(StatusText, JsonHasEveryKeyAndIsUtf8) {
   EXPECT_EQ(json["schema"], 1);
   EXPECT_EQ(json["pid"], 42);
   const auto& s = json["sessions"][0];
-  for (const char* key :
-       {"name", "state", "op", "op_status", "created_at", "activated_at", "error", "paths", "files",
-        "tracks_total", "tracks_pending", "tracks_precopied", "tracks_recopied", "cofw_tracks",
-        "clone_read_tracks", "last_track", "bytes_total", "bytes_copied", "rate_bytes_per_s",
-        "eta_s", "sessions", "destination", "track_size", "nocopy", "rate_limit", "fence_ns"}) {
+  for (const char* key : {"name",
+                          "state",
+                          "op",
+                          "op_status",
+                          "created_at",
+                          "activated_at",
+                          "error",
+                          "paths",
+                          "files",
+                          "tracks_total",
+                          "tracks_pending",
+                          "tracks_precopied",
+                          "tracks_recopied",
+                          "cofw_tracks",
+                          "clone_read_tracks",
+                          "last_track",
+                          "bytes_total",
+                          "bytes_copied",
+                          "rate_bytes_per_s",
+                          "eta_s",
+                          "sessions",
+                          "destination",
+                          "track_size",
+                          "nocopy",
+                          "rate_limit",
+                          "fence_ns"}) {
     EXPECT_TRUE(s.contains(key)) << key;
   }
   EXPECT_EQ(s["state"], "CopyInProgress");

@@ -40,8 +40,12 @@ TEST(Words, RefusesWhatIsNoLine) {
     std::string line;
     int code;
   } table[] = {
-      {std::string("sta\0tus", 7), EINVAL}, {"copy 'a", EINVAL},       {"copy \"a", EINVAL},
-      {"copy a\\", EINVAL},                 {"status\nlist\n", EINVAL}, {std::string(kMaxLine + 1, 'a'), E2BIG},
+      {std::string("sta\0tus", 7), EINVAL},
+      {"copy 'a", EINVAL},
+      {"copy \"a", EINVAL},
+      {"copy a\\", EINVAL},
+      {"status\nlist\n", EINVAL},
+      {std::string(kMaxLine + 1, 'a'), E2BIG},
   };
   for (const auto& row : table) {
     const auto words = split_words(row.line);
@@ -53,7 +57,7 @@ TEST(Words, RefusesWhatIsNoLine) {
 }
 
 TEST(Words, QuotedWordsComeBack) {
-  const Words words = {"plain", "",     "a b", "it's",   "\"", "\\",      "new\nline", "$x",
+  const Words words = {"plain", "",     "a b", "it's",   "\"", "\\",     "new\nline", "$x",
                        "*",     "\xff", "#",   "a'b\"c", "--", "tab\tx", "~"};
   const auto again = split_words(join_words(words) + "\n");
   ASSERT_TRUE(again) << again.error().message;
@@ -65,9 +69,17 @@ TEST(Sizes, Parse) {
     std::string text;
     uint64_t bytes;
   } table[] = {
-      {"0", 0},          {"1", 1},           {"4096", 4096},          {"64K", 65536},
-      {"64k", 65536},    {"64KiB", 65536},   {"1M", 1 << 20},         {"16MiB", 16 << 20},
-      {"3G", 3ull << 30}, {"2T", 2ull << 40}, {"9223372036854775807", 9223372036854775807ull},
+      {"0", 0},
+      {"1", 1},
+      {"4096", 4096},
+      {"64K", 65536},
+      {"64k", 65536},
+      {"64KiB", 65536},
+      {"1M", 1 << 20},
+      {"16MiB", 16 << 20},
+      {"3G", 3ull << 30},
+      {"2T", 2ull << 40},
+      {"9223372036854775807", 9223372036854775807ull},
       {"8191P", 8191ull << 50},
   };
   for (const auto& row : table) {
@@ -78,8 +90,9 @@ TEST(Sizes, Parse) {
 }
 
 TEST(Sizes, Refuse) {
-  for (const char* text : {"", "K", "-1", "+1", " 1", "1 ", "1X", "1KB", "1Ki", "1.5M", "0x10", "64KK",
-                           "9223372036854775808", "8192P", "99999999999999999999999", "1\n"}) {
+  for (const char* text :
+       {"", "K", "-1", "+1", " 1", "1 ", "1X", "1KB", "1Ki", "1.5M", "0x10", "64KK",
+        "9223372036854775808", "8192P", "99999999999999999999999", "1\n"}) {
     EXPECT_FALSE(parse_size(text)) << text;
   }
 }

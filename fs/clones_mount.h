@@ -1,0 +1,52 @@
+// ClonesMount: the second mount of a volume, that of its clones, with its session and thread.
+// Thread safety: set up and taken down by one thread; invalidate_if_gone from any.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "fs/clone_lists.h"
+#include "fs/clone_tree.h"
+#include "fs/fuse_session.h"
+#include "fs/kernel_notifier.h"
+
+namespace clonefs {
+
+class ClonesMount {
+ public:
+  struct Parts {
+    const VirtualOwner& owner;
+    Engine& engine;
+    CommandRunner& runner;
+    KernelNotifier& notifier;
+  };
+  // Mounts and serves. ENDED is called by the serving thread when the mount is gone.
+  static Result<std::unique_ptr<ClonesMount>> open(Parts parts, const std::string& mountpoint,
+                                                   FuseSessionOptions options, bool switch_ids,
+                                                   std::function<void()> ended);
+  ~ClonesMount();
+
+  // EBUSY when it is in use and not LAZY.
+  Status unmount(bool lazy) { return session_->unmount(lazy); }
+  bool ended() const { return ended_; }
+  // A clone that is no more must not be found in the kernel's cache.
+  void invalidate_if_gone(const std::string& name);
+
+ private:
+  explicit ClonesMount(Parts parts) : parts_(parts) {}
+
+  const Parts parts_;
+  std::unique_ptr<CloneTree> tree_;
+  std::unique_ptr<ClonesRoot> root_;
+  std::unique_ptr<FuseSession> session_;
+  std::thread thread_;
+  std::atomic<bool> ended_{false};
+};
+
+// Makes SESSION's run() in THREAD return though its mount is still in use.
+void end_session(FuseSession& session, std::thread& thread, const std::atomic<bool>& ended);
+
+}  // namespace clonefs

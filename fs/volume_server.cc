@@ -1,0 +1,695 @@
+#include "fs/volume_server.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/sinks/rotating_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "engine/engine.h"
+#include "fs/clones_mount.h"
+#include "fs/command_exec.h"
+#include "fs/command_paths.h"
+#include "fs/command_runner.h"
+#include "fs/control_tree.h"
+#include "fs/mount_table.h"
+#include "fs/open_files.h"
+#include "fs/unique_fd.h"
+#include "fs/volume.h"
+
+namespace clonefs {
+
+namespace {
+
+constexpr unsigned kCommands = 64;  // that run at the same time
+constexpr size_t kLogSize = 8 << 20;
+
+// --- what the command that started the daemon is told --------------------------------------------
+
+// One line a message: 'W' warning, 'E' error, 'R' ready. Newlines in texts become blanks.
+class StartReport {
+ public:
+  explicit StartReport(int fd) : fd_(fd) {}
+  void warn(const std::string& text) { send('W', text); }
+  void fail(const std::string& text) { send('E', text); }
+  // Lets the command return; nothing is said afterwards.
+  void ready() {
+    send('R', "");
+    if (fd_ != STDERR_FILENO) {
+      ::close(fd_);
+      fd_ = -1;
+    }
+  }
+
+ private:
+  void send(char kind, std::string text) {
+    if (fd_ == STDERR_FILENO) {
+      if (kind != 'R') std::fprintf(stderr, "clonefs: mount: %s\n", text.c_str());
+      return;
+    }
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    text = kind + text + "\n";
+    for (size_t done = 0; done < text.size();) {
+      const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
+      if (n <= 0) return;  // nobody listens any more
+      done += static_cast<size_t>(n);
+    }
+  }
+  int fd_;
+};
+
+// The other end: prints, and returns the exit code.
+int follow_start(int fd) {
+  std::string text;
+  char part[4096];
+  bool ready = false;
+  bool failed = false;
+  for (ssize_t n; (n = ::read(fd, part, sizeof part)) > 0 || (n < 0 && errno == EINTR);) {
+    if (n > 0) text.append(part, static_cast<size_t>(n));
+    for (size_t end; (end = text.find('\n')) != std::string::npos; text.erase(0, end + 1)) {
+      if (text[0] == 'R') ready = true;
+      if (text[0] == 'E') failed = true;
+      if (text[0] != 'R') {
+        std::fprintf(stderr, "clonefs: mount: %s\n", text.substr(1, end - 1).c_str());
+      }
+    }
+  }
+  if (!ready && !failed) {
+    std::fprintf(stderr,
+                 "clonefs: mount: the daemon ended before the volume was mounted. Try "
+                 "--foreground, or look into clonefs.log in the pool.\n");
+  }
+  return ready ? 0 : 1;
+}
+
+// --- the socket of `clonefs umount` --------------------------------------------------------------
+
+// Abstract, so that it needs no place in any file system.
+socklen_t control_address(pid_t pid, sockaddr_un* address) {
+  *address = {};
+  address->sun_family = AF_UNIX;
+  const std::string name = "clonefs." + std::to_string(pid);
+  std::memcpy(address->sun_path + 1, name.data(), name.size());
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+}
+
+std::string read_all(int fd) {
+  std::string text;
+  char part[4096];
+  for (ssize_t n; (n = ::read(fd, part, sizeof part)) > 0 || (n < 0 && errno == EINTR);) {
+    if (n > 0) text.append(part, static_cast<size_t>(n));
+  }
+  return text;
+}
+
+// --- checks before anything is opened ------------------------------------------------------------
+
+Error refuse(int code, std::string text) {
+  return {code, std::move(text)};
+}
+
+// As far as PATH exists it is resolved; the rest, which will be made, is appended.
+std::string resolve_existing(const std::string& path) {
+  std::string head = path;
+  std::string tail;
+  while (true) {
+    const auto resolved = absolute_path(head.empty() ? "." : head, false);
+    if (resolved) return *resolved == "/" && !tail.empty() ? tail : *resolved + tail;
+    const size_t slash = head.rfind('/');
+    if (head.empty() || head == "/") return path;
+    tail = "/" + head.substr(slash == std::string::npos ? 0 : slash + 1) + tail;
+    head = slash == std::string::npos ? "" : slash == 0 ? "/" : head.substr(0, slash);
+  }
+}
+
+// Takes away what a daemon that was killed has left at PATH. True: there was one.
+bool clear_dead_mount(const std::string& path, StartReport& report) {
+  const auto at = absolute_path(path, true);
+  if (!at || !is_dead_mount(*at)) return false;
+  const auto table = read_mount_table();
+  if (!table) return false;
+  const MountEntry* entry = mount_of(*table, *at);
+  if (entry == nullptr || entry->mountpoint != *at || !entry->is_volume()) return false;
+  if (const Status cleared = unmount_path(*at, true); !cleared) {
+    report.warn("the dead mount at " + *at + " could not be cleared: " + cleared.error().message);
+    return false;
+  }
+  report.warn("found the mount of a daemon that had ended at " + *at + "; cleared it");
+  return true;
+}
+
+Status check_places(ServerOptions& options, StartReport& report) {
+  if (options.mountpoint.empty()) options.mountpoint = options.source;
+  while (clear_dead_mount(options.mountpoint, report)) {
+  }
+  for (std::string* path : {&options.source, &options.mountpoint}) {
+    const auto resolved = absolute_path(*path, false);
+    struct stat st {};
+    if (!resolved || ::stat(resolved->c_str(), &st) != 0) {
+      return refuse(resolved ? errno : resolved.error().code,
+                    *path + ": " + std::strerror(resolved ? errno : resolved.error().code) +
+                        ". Give a directory that exists.");
+    }
+    if (!S_ISDIR(st.st_mode)) {
+      return refuse(ENOTDIR, *path + " is not a directory. Only directories can be mounted.");
+    }
+    *path = *resolved;
+  }
+  const std::string& source = options.source;
+  const std::string& mountpoint = options.mountpoint;
+  std::string relative;
+
+  const auto table = read_mount_table();
+  if (!table) return table.error();
+  const MountEntry* over = mount_of(*table, source);
+  if (over != nullptr && over->is_volume()) {
+    return refuse(EBUSY, source + " is mounted by clonefs already (at " + over->mountpoint +
+                             "). Unmount it first: clonefs umount " + over->mountpoint);
+  }
+  if (over != nullptr && over->is_clones()) {
+    return refuse(EINVAL, source + " lies in a clone. Mount a directory outside the clones.");
+  }
+  for (const MountEntry& entry : *table) {
+    if (entry.is_volume() && entry.mountpoint == mountpoint) {
+      return refuse(EBUSY, "a volume is mounted at " + mountpoint +
+                               " already. Unmount it first: clonefs umount " + mountpoint);
+    }
+  }
+  if (mountpoint != source && path_beneath(source, mountpoint, &relative)) {
+    return refuse(EINVAL, "the mountpoint " + mountpoint + " lies in " + source +
+                              ". Mount in place, or at a directory outside of it.");
+  }
+  if (!options.pool.empty()) {
+    const std::string pool = resolve_existing(options.pool);
+    if (path_beneath(pool, source, &relative) || path_beneath(pool, mountpoint, &relative)) {
+      return refuse(EINVAL,
+                    "the pool " + pool + " contains the volume. Give a directory of its own.");
+    }
+    if (pool == source + "/.clonefs/pool") {
+      options.pool.clear();
+    } else if (path_beneath(source, pool, &relative) || path_beneath(mountpoint, pool, &relative)) {
+      return refuse(EINVAL, "the pool " + pool +
+                                " lies in the volume: it would be cloned with it. Give a directory "
+                                "outside, or leave --pool out (then it is .clonefs/pool, hidden).");
+    } else {
+      options.pool = pool;
+    }
+  }
+  return {};
+}
+
+bool is_root() {
+  return ::geteuid() == 0;
+}
+
+}  // namespace
+
+// --- the daemon ----------------------------------------------------------------------------------
+
+namespace {
+
+class VolumeServer {
+ public:
+  VolumeServer(ServerOptions options, StartReport& report)
+      : options_(std::move(options)), report_(report) {}
+
+  int run();
+
+ private:
+  enum class Why { kSignal, kAsked, kUnmounted };
+
+  Status start();
+  Status mount_clones();
+  void set_up_process();
+  void start_log();
+  void warn_of_open_files();
+  // Waits until it is time to end.
+  Why serve();
+  // `clonefs umount`. True: unmounted.
+  bool serve_unmount(int connection);
+  bool try_unmount(std::string* why);
+  void heal_clones();
+  void end(Why why);
+  void wake() const;
+  FuseSessionOptions session_options(bool clones) const;
+
+  ServerOptions options_;
+  StartReport& report_;
+  UniqueFd source_;
+  UniqueFd signals_;
+  UniqueFd listener_;
+  UniqueFd wake_;
+  UniqueFd asker_;           // who waits for the end
+  std::string private_dir_;  // of the clones mount, where it cannot be in the volume
+  std::string clones_at_;
+
+  std::unique_ptr<Engine> engine_;
+  std::optional<VirtualOwner> owner_;
+  std::unique_ptr<KernelNotifier> notifier_;
+  std::unique_ptr<CommandRunner> runner_;
+  std::unique_ptr<CommandExecutor> executor_;
+  std::unique_ptr<CloneTree> view_;
+  std::unique_ptr<ControlTree> control_;
+  std::unique_ptr<Volume> volume_;
+  std::unique_ptr<FuseSession> live_;
+  std::thread live_thread_;
+  std::atomic<bool> live_ended_{false};
+  std::mutex clones_mutex_;
+  std::unique_ptr<ClonesMount> clones_;
+};
+
+void VolumeServer::set_up_process() {
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
+  // Memory that the daemon asks for must not wait for write-back that waits for the daemon.
+  if (is_root()) ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+
+  struct sigaction ignore {};
+  ignore.sa_handler = SIG_IGN;
+  ::sigaction(SIGPIPE, &ignore, nullptr);
+  if (!options_.foreground) ::sigaction(SIGHUP, &ignore, nullptr);
+  struct sigaction interrupt {};  // see end_session
+  interrupt.sa_handler = [](int) {};
+  ::sigaction(SIGUSR1, &interrupt, nullptr);
+
+  sigset_t waited;
+  sigemptyset(&waited);
+  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&waited, signal);
+  if (options_.foreground) sigaddset(&waited, SIGHUP);
+  ::pthread_sigmask(SIG_BLOCK, &waited, nullptr);
+  signals_ = UniqueFd(::signalfd(-1, &waited, SFD_CLOEXEC | SFD_NONBLOCK));
+  wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+void VolumeServer::start_log() {
+  std::shared_ptr<spdlog::logger> logger;
+  if (options_.foreground) {
+    logger = std::make_shared<spdlog::logger>("clonefs",
+                                              std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  } else {
+    try {
+      logger = std::make_shared<spdlog::logger>(
+          "clonefs", std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
+                         engine_->pool_path() + "/clonefs.log", kLogSize, 2));
+    } catch (const spdlog::spdlog_ex& e) {
+      report_.warn(std::string("no log: ") + e.what());
+      return;
+    }
+  }
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(logger);
+}
+
+void VolumeServer::warn_of_open_files() {
+  constexpr size_t kNamed = 8;
+  const auto processes = processes_inside(options_.source);
+  size_t named = 0;
+  for (const ProcessInside& process : processes) {
+    if (process.pid == ::getppid() || ++named > kNamed) continue;
+    report_.warn(process.name + " (pid " + std::to_string(process.pid) + ") uses " + process.what +
+                 " beneath the mount: its changes are not seen. Restart it, or enter the "
+                 "directory again.");
+  }
+  if (named > kNamed) {
+    report_.warn("... and " + std::to_string(named - kNamed) + " processes more");
+  }
+}
+
+FuseSessionOptions VolumeServer::session_options(bool clones) const {
+  FuseSessionOptions options;
+  options.source = options_.source;
+  options.writeback = !clones && options_.writeback;
+  options.passthrough = clones;
+  options.mount_options = options_.mount_options;
+  if (clones) {
+    options.mount_options.push_back(std::string("subtype=") + kClonesSubtype);
+    std::erase(options.mount_options, "ro");
+  }
+  if (is_root()) {
+    const auto given = [&](const char* option) {
+      return std::find(options.mount_options.begin(), options.mount_options.end(), option) !=
+             options.mount_options.end();
+    };
+    if (!given("allow_other") && !given("allow_root")) {
+      options.mount_options.emplace_back("allow_other");
+    }
+    if (!given("nodev")) options.mount_options.emplace_back("dev");
+    if (!given("nosuid")) options.mount_options.emplace_back("suid");
+  }
+  return options;
+}
+
+Status VolumeServer::start() {
+  set_up_process();
+  source_ = UniqueFd(::open(options_.source.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!source_) return Error::from_errno(errno, options_.source);
+  if (options_.mountpoint == options_.source) {
+    warn_of_open_files();
+  } else {
+    report_.warn("changes made in " + options_.source + " itself are not seen: work in " +
+                 options_.mountpoint + " only, or mount in place");
+  }
+
+  EngineOptions engine_options;
+  engine_options.source = source_.get();
+  engine_options.source_name = options_.source;
+  engine_options.pool = options_.pool;
+  engine_options.track_size = options_.track_size;
+  engine_options.max_columns = options_.max_columns;
+  auto engine = Engine::open(engine_options);
+  if (!engine) return engine.error();
+  engine_ = std::move(*engine);
+  start_log();
+
+  owner_.emplace(source_.get());
+  notifier_ = std::make_unique<KernelNotifier>();
+  runner_ = std::make_unique<CommandRunner>(kCommands);
+  executor_ = std::make_unique<CommandExecutor>(
+      *engine_, source_.get(),
+      VolumeInfo{options_.mountpoint, options_.source, engine_->pool_path(), ::getpid()});
+  auto view = CloneTree::open(*engine_, {true, false, uint64_t{1} << 63});
+  if (!view) return view.error();
+  view_ = std::move(*view);
+  control_ = std::make_unique<ControlTree>(*owner_, *executor_, *runner_, *view_);
+
+  VolumeOptions volume_options;
+  volume_options.source = source_.get();
+  volume_options.writeback = options_.writeback;
+  volume_options.switch_ids = is_root();
+  auto volume = Volume::open(*engine_, volume_options);
+  if (!volume) return volume.error();
+  volume_ = std::move(*volume);
+  volume_->set_virtual_entries(control_.get());
+  engine_->set_flush([this](const Engine::Wanted& wanted) { return volume_->flush_dirty(wanted); });
+  engine_->set_clones_changed([this](const std::string& name) {
+    notifier_->post([this, name] {
+      std::lock_guard lock(clones_mutex_);
+      if (clones_) clones_->invalidate_if_gone(name);
+    });
+  });
+
+  auto live = FuseSession::create(volume_->root(), session_options(false));
+  if (!live) return live.error();
+  live_ = std::move(*live);
+  if (const Status mounted = live_->mount(options_.mountpoint); !mounted) return mounted.error();
+  live_thread_ = std::thread([this] {
+    live_->run();
+    live_ended_ = true;
+    wake();
+  });
+  // From here on this thread uses the mount as anybody does; others serve it.
+  live_->tune(options_.mountpoint);
+  if (const Status attached = volume_->attach_mount(options_.mountpoint); !attached) {
+    return attached.error();
+  }
+  control_->events().start(live_.get());
+  if (const Status mounted = mount_clones(); !mounted) return mounted.error();
+
+  sockaddr_un address{};
+  const socklen_t length = control_address(::getpid(), &address);
+  listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!listener_ || ::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 ||
+      ::listen(listener_.get(), 8) != 0) {
+    return Error::from_errno(errno, "the socket for clonefs umount");
+  }
+  return {};
+}
+
+Status VolumeServer::mount_clones() {
+  const ClonesMount::Parts parts{*owner_, *engine_, *runner_, *notifier_};
+  const auto mount = [&] {
+    return ClonesMount::open(parts, clones_at_, session_options(true), is_root(),
+                             [this] { wake(); });
+  };
+  if (clones_at_.empty()) clones_at_ = options_.mountpoint + "/.clonefs/clones";
+  auto clones = mount();
+  if (!clones && !is_root() && private_dir_.empty()) {
+    // Not in the volume, then: in a directory of the user's own, with a link to it.
+    const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+    std::string pattern = runtime != nullptr && *runtime == '/'
+                              ? std::string(runtime) + "/clonefs-XXXXXX"
+                              : "/tmp/clonefs-" + std::to_string(::geteuid()) + "-XXXXXX";
+    if (::mkdtemp(pattern.data()) == nullptr) return Error::from_errno(errno, pattern);
+    private_dir_ = clones_at_ = pattern;
+    control_->set_clones_link(private_dir_);
+    clones = mount();
+  }
+  if (!clones) {
+    return Error{clones.error().code, "the clones: " + clones.error().message};
+  }
+  std::lock_guard lock(clones_mutex_);
+  clones_ = std::move(*clones);
+  return {};
+}
+
+void VolumeServer::wake() const {
+  const uint64_t one = 1;
+  if (::write(wake_.get(), &one, sizeof one) < 0) return;  // full: awake already
+}
+
+int VolumeServer::run() {
+  const Status started = start();
+  if (!started) {
+    spdlog::error("mount failed: {}", started.error().message);
+    report_.fail(started.error().message);
+    end(Why::kSignal);
+    return 1;
+  }
+  spdlog::info("clonefs {}: {} is mounted at {}, its pool is {}", CLONEFS_VERSION, options_.source,
+               options_.mountpoint, engine_->pool_path());
+  report_.ready();
+  if (!options_.foreground) {
+    // Whoever started us may wait for the end of these.
+    const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null.get(), fd);
+  }
+  end(serve());
+  return 0;
+}
+
+VolumeServer::Why VolumeServer::serve() {
+  while (true) {
+    pollfd events[] = {
+        {signals_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+    if (::poll(events, std::size(events), -1) < 0) continue;
+    if (events[0].revents != 0) {
+      signalfd_siginfo info{};
+      if (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+        spdlog::info("ending: signal {} from pid {}", info.ssi_signo, info.ssi_pid);
+        return Why::kSignal;
+      }
+    }
+    if (events[1].revents != 0) {
+      const int connection = ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
+      if (connection >= 0 && serve_unmount(connection)) return Why::kAsked;
+    }
+    if (events[2].revents != 0) {
+      uint64_t count = 0;
+      if (::read(wake_.get(), &count, sizeof count) < 0) continue;
+      if (live_ended_) return Why::kUnmounted;
+      heal_clones();
+    }
+  }
+}
+
+// Somebody unmounted the clones, or `umount -R` is on its way to the volume.
+void VolumeServer::heal_clones() {
+  {
+    std::lock_guard lock(clones_mutex_);
+    if (!clones_ || !clones_->ended()) return;
+  }
+  pollfd live{wake_.get(), POLLIN, 0};
+  if (::poll(&live, 1, 1000) > 0 && live_ended_) {
+    wake();
+    return;
+  }
+  {
+    std::lock_guard lock(clones_mutex_);
+    clones_.reset();
+  }
+  if (const Status again = mount_clones(); !again) {
+    spdlog::error("the clones were unmounted and cannot be mounted again: {}",
+                  again.error().message);
+  } else {
+    spdlog::warn("the clones were unmounted; mounted them again");
+  }
+}
+
+bool VolumeServer::serve_unmount(int connection) {
+  UniqueFd fd(connection);
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  std::string reply;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
+      (peer.uid != 0 && peer.uid != ::geteuid())) {
+    reply = "only the user who mounted the volume, and root, may unmount it";
+  } else if (try_unmount(&reply)) {
+    asker_ = std::move(fd);
+    spdlog::info("unmounted, as uid {} (pid {}) asked", peer.uid, peer.pid);
+    return true;
+  }
+  if (::send(fd.get(), reply.data(), reply.size(), MSG_NOSIGNAL) < 0) return false;
+  return false;
+}
+
+bool VolumeServer::try_unmount(std::string* why) {
+  volume_->detach_mount();
+  Status done;
+  {
+    std::unique_lock lock(clones_mutex_);
+    if (clones_) done = clones_->unmount(false);
+    if (done) {
+      clones_.reset();
+      lock.unlock();
+      done = live_->unmount(false);
+    }
+  }
+  if (done) return true;
+  *why = done.error().message;
+  const Status attached = volume_->attach_mount(options_.mountpoint);
+  if (!attached) spdlog::error("{}", attached.error().message);
+  bool remount = false;
+  {
+    std::lock_guard lock(clones_mutex_);
+    remount = !clones_;
+  }
+  if (remount) {
+    if (const Status again = mount_clones(); !again) spdlog::error("{}", again.error().message);
+  }
+  return false;
+}
+
+void VolumeServer::end(Why why) {
+  if (runner_) runner_->stop();
+  if (control_) control_->events().stop();
+  {
+    std::lock_guard lock(clones_mutex_);
+    clones_.reset();
+  }
+  if (volume_ && live_thread_.joinable()) {
+    // What only the kernel has must get here before users are cut off.
+    if (!live_ended_ && why == Why::kSignal) {
+      if (const Status flushed = volume_->flush_dirty([](SourceId) { return true; }); !flushed) {
+        spdlog::error("flush: {}", flushed.error().message);
+      }
+    }
+    volume_->detach_mount();
+    if (!live_ended_ && why == Why::kSignal) {
+      if (!live_->unmount(false)) {
+        spdlog::warn("the volume is in use; unmounting it lazily: its users get ENOTCONN");
+        if (const Status lazily = live_->unmount(true); !lazily) {
+          spdlog::error("{}", lazily.error().message);
+        }
+        end_session(*live_, live_thread_, live_ended_);
+      }
+    }
+    live_thread_.join();
+  }
+  if (notifier_) notifier_->stop();
+  Status closed;
+  if (engine_) closed = engine_->close();
+  if (!closed) spdlog::error("close: {}", closed.error().message);
+  if (asker_) {
+    const std::string reply = closed ? "ok" : "closed with an error: " + closed.error().message;
+    if (::send(asker_.get(), reply.data(), reply.size(), MSG_NOSIGNAL) < 0) asker_.reset();
+  }
+  live_.reset();
+  volume_.reset();
+  control_.reset();
+  view_.reset();
+  executor_.reset();
+  runner_.reset();
+  engine_.reset();
+  notifier_.reset();
+  if (!private_dir_.empty()) ::rmdir(private_dir_.c_str());
+  spdlog::info("ended");
+}
+
+}  // namespace
+
+int mount_volume(ServerOptions options) {
+  if (options.foreground) {
+    StartReport report(STDERR_FILENO);
+    if (const Status checked = check_places(options, report); !checked) {
+      report.fail(checked.error().message);
+      return 1;
+    }
+    if (::chdir("/") != 0) return 1;
+    return VolumeServer(std::move(options), report).run();
+  }
+  int pipe[2];
+  if (::pipe2(pipe, O_CLOEXEC) != 0) {
+    std::perror("clonefs: mount");
+    return 1;
+  }
+  const pid_t child = ::fork();
+  if (child < 0) {
+    std::perror("clonefs: mount");
+    return 1;
+  }
+  if (child > 0) {
+    ::close(pipe[1]);
+    return follow_start(pipe[0]);
+  }
+  ::close(pipe[0]);
+  ::setsid();
+  StartReport report(pipe[1]);
+  const Status checked = check_places(options, report);
+  if (!checked || ::chdir("/") != 0) {
+    report.fail(checked ? "cannot enter /" : checked.error().message);
+    return 1;
+  }
+  return VolumeServer(std::move(options), report).run();
+}
+
+Status ask_to_unmount(pid_t pid) {
+  sockaddr_un address{};
+  const socklen_t length = control_address(pid, &address);
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), length) != 0) {
+    return Error::from_errno(errno, "the daemon (pid " + std::to_string(pid) +
+                                        ") does not answer here; if it runs in another namespace, "
+                                        "unmount it there");
+  }
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  const std::string reply = read_all(fd.get());
+  if (reply == "ok") {
+    // Closed, but the pool's lock goes with the process.
+    pollfd ended{process.get(), POLLIN, 0};
+    if (process) ::poll(&ended, 1, 10000);
+    return {};
+  }
+  if (reply.empty()) return Error{EIO, "the daemon ended before it had closed the pool"};
+  return Error{reply.starts_with("closed") ? EIO : EBUSY, reply};
+}
+
+}  // namespace clonefs

@@ -1,0 +1,135 @@
+#include "tools/client.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "fs/command_paths.h"
+#include "fs/mount_table.h"
+#include "fs/unique_fd.h"
+#include "fs/words.h"
+
+namespace clonefs {
+
+namespace {
+
+Error gone(const std::string& mountpoint) {
+  return {ENOTCONN, "the daemon of the volume at " + mountpoint +
+                        " has ended. Mount it again (that clears the dead mount): clonefs mount " +
+                        mountpoint};
+}
+
+std::string read_all(int fd) {
+  std::string text;
+  char part[65536];
+  for (ssize_t n; (n = ::read(fd, part, sizeof part)) > 0 || (n < 0 && errno == EINTR);) {
+    if (n > 0) text.append(part, static_cast<size_t>(n));
+  }
+  return text;
+}
+
+// The volume that PATH lies in; null if none.
+const MountEntry* volume_of(const std::vector<MountEntry>& table, const std::string& path) {
+  const auto resolved = absolute_path(path, true);
+  if (!resolved) return nullptr;
+  const MountEntry* entry = mount_of(table, *resolved);
+  if (entry == nullptr) return nullptr;
+  if (entry->is_volume()) return entry;
+  if (!entry->is_clones()) return nullptr;
+  // In the clones of a volume: the one that they are mounted in.
+  std::string relative;
+  for (const MountEntry& other : table) {
+    if (other.is_volume() && path_beneath(other.mountpoint, entry->mountpoint, &relative)) {
+      return &other;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Result<Client> Client::find(const std::string& mount, const std::vector<std::string>& paths) {
+  const auto table = read_mount_table();
+  if (!table) return table.error();
+  const MountEntry* found = nullptr;
+
+  std::string named = mount;
+  if (const char* value = std::getenv("CLONEFS_MOUNT"); named.empty() && value != nullptr) {
+    named = value;
+  }
+  if (!named.empty()) {
+    const auto resolved = absolute_path(named, true);
+    const std::string at = resolved ? *resolved : named;
+    for (const MountEntry& entry : *table) {
+      if (entry.is_volume() && entry.mountpoint == at) found = &entry;
+    }
+    if (found == nullptr) found = volume_of(*table, named + "/.");
+    if (found == nullptr) {
+      return Error{ENOENT,
+                   "no volume is mounted at " + named + ". Mount it: clonefs mount " + named};
+    }
+  }
+  for (size_t i = 0; i < paths.size() && found == nullptr; i++) found = volume_of(*table, paths[i]);
+  if (found == nullptr) found = volume_of(*table, "./.");
+  if (found == nullptr) {
+    for (const MountEntry& entry : *table) {
+      if (!entry.is_volume()) continue;
+      if (found != nullptr && found->mountpoint != entry.mountpoint) {
+        return Error{EINVAL, "several volumes are mounted (" + found->mountpoint + ", " +
+                                 entry.mountpoint + "). Say which: --mount DIR"};
+      }
+      found = &entry;
+    }
+  }
+  if (found == nullptr) {
+    return Error{ENOENT, "no volume is mounted. Mount a directory: clonefs mount DIR"};
+  }
+  if (is_dead_mount(found->mountpoint)) return gone(found->mountpoint);
+  return Client(found->mountpoint);
+}
+
+Result<std::string> Client::volume_path(const std::string& path) const {
+  std::string relative;
+  const auto cwd = absolute_path(".", false);
+  const bool inside = cwd && path_beneath(mountpoint_, *cwd, &relative);
+  if (path.empty() || (path[0] != '/' && !inside)) return path;  // relative to the volume
+  const auto resolved = absolute_path(path, true);
+  if (!resolved) return resolved.error();
+  if (!path_beneath(mountpoint_, *resolved, &relative)) {
+    return Error{EXDEV, quote_word(path) + " does not lie in the volume " + mountpoint_ +
+                            ". Select files and directories in it."};
+  }
+  return relative;
+}
+
+Result<std::string> Client::send(const Command& command) const {
+  const std::string path = mountpoint_ + "/.clonefs/ctl";
+  const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!fd && (errno == EACCES || errno == EPERM)) {
+    return Error{errno, "only the owner of the volume " + mountpoint_ +
+                            " may command it. Run the command as its owner or as root."};
+  }
+  if (!fd && errno == ENOTCONN) return gone(mountpoint_);
+  if (!fd) return Error::from_errno(errno, path);
+  const std::string line = format_command(command);
+  const ssize_t n = ::write(fd.get(), line.data(), line.size());
+  const int code = n < 0 ? errno : 0;
+  std::string reply = read_all(fd.get());
+  if (code == 0) return reply;
+  while (!reply.empty() && reply.back() == '\n') reply.pop_back();
+  if (code == ENOTCONN || code == ECONNABORTED) return gone(mountpoint_);
+  if (reply.empty()) return Error::from_errno(code, to_string(command.verb));
+  return Error{code, reply};
+}
+
+Result<std::string> Client::read_file(const std::string& name) const {
+  const std::string path = mountpoint_ + "/.clonefs/" + name;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return Error::from_errno(errno, path);
+  return read_all(fd.get());
+}
+
+}  // namespace clonefs

@@ -1,0 +1,57 @@
+// The commands of the grammar: through the control file.
+#include <cstdio>
+
+#include "fs/words.h"
+#include "tools/commands.h"
+
+namespace clonefs {
+
+int fail(const std::string& verb, const Error& error) {
+  // Messages of a session's command begin with the command itself.
+  const bool named = error.message.starts_with(verb + " ") || error.message.starts_with(verb + ":");
+  std::fprintf(stderr, "clonefs: %s%s\n", named ? "" : (verb + ": ").c_str(),
+               error.message.c_str());
+  return 1;
+}
+
+int run_command(Command command, const CommonOptions& common) {
+  const std::string verb = to_string(command.verb);
+  const bool selects = command.verb == Verb::kCreate || command.verb == Verb::kCopy;
+  std::vector<std::string> paths = command.create.paths;
+  if (command.verb == Verb::kExtents && command.names[0].find('/') != std::string::npos) {
+    paths = command.names;
+  }
+  const auto client = Client::find(common.mount, paths);
+  if (!client) return fail(verb, client.error());
+
+  for (std::string& path : paths) {
+    auto relative = client->volume_path(path);
+    if (!relative) return fail(verb, relative.error());
+    path = std::move(*relative);
+  }
+  if (selects) {
+    command.create.paths = paths;
+  } else if (!paths.empty()) {
+    command.names = paths;
+  }
+  command.json = command.json || common.json;
+  if (command.watch) return watch(*client, command);
+
+  auto reply = client->send(command);
+  if (!reply && reply.error().code == ENOENT && command.verb == Verb::kExtents && paths.empty()) {
+    // No session of that name, but perhaps a file in the working directory.
+    const auto relative = client->volume_path(command.names[0]);
+    if (relative && *relative != command.names[0]) {
+      Command again = command;
+      again.names = {*relative};
+      reply = client->send(again);
+    }
+  }
+  if (!reply) return fail(verb, reply.error());
+  const bool shows = command.verb == Verb::kStatus || command.verb == Verb::kList ||
+                     command.verb == Verb::kExtents;
+  if (shows || command.json || !common.quiet) std::fputs(reply->c_str(), stdout);
+  return 0;
+}
+
+}  // namespace clonefs

@@ -1,0 +1,74 @@
+// clonefs umount: asks the daemon; a dead mount is cleared without one.
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "fs/command_paths.h"
+#include "fs/mount_table.h"
+#include "fs/open_files.h"
+#include "tools/commands.h"
+
+namespace clonefs {
+
+int unmount_volume(const std::string& mountpoint) {
+  const std::string verb = "umount";
+  // Not followed first: looking at the mountpoint itself would ask a daemon that may be dead.
+  const auto at = absolute_path(mountpoint, true);
+  if (!at) return fail(verb, at.error());
+  const auto followed = absolute_path(mountpoint, false);
+  const auto table = read_mount_table();
+  if (!table) return fail(verb, table.error());
+  const MountEntry* found = nullptr;
+  for (const std::string& path : {*at, followed ? *followed : *at}) {
+    for (const MountEntry& entry : *table) {
+      if (found == nullptr && entry.is_volume() && entry.mountpoint == path) found = &entry;
+    }
+  }
+  if (found == nullptr) {
+    return fail(verb, Error{EINVAL, mountpoint + " is not the mountpoint of a volume. Mounted ones "
+                                                 "are listed by: findmnt -t fuse.clonefs"});
+  }
+  if (is_dead_mount(found->mountpoint)) {
+    if (const Status cleared = unmount_path(found->mountpoint, true); !cleared) {
+      return fail(verb, cleared.error());
+    }
+    std::fprintf(stderr,
+                 "clonefs: umount: the daemon of %s had ended; cleared the dead mount. Its clones "
+                 "are checked at the next mount.\n",
+                 found->mountpoint.c_str());
+    return 0;
+  }
+
+  pid_t pid = 0;
+  {
+    const auto client = Client::find(found->mountpoint, {});
+    if (!client) return fail(verb, client.error());
+    const auto status = client->read_file("status.json");
+    if (!status && (status.error().code == EACCES || status.error().code == EPERM)) {
+      return fail(verb, Error{EPERM, "only the owner of the volume " + found->mountpoint +
+                                         " and root may unmount it."});
+    }
+    if (!status) return fail(verb, status.error());
+    const auto json = nlohmann::json::parse(*status, nullptr, false);
+    if (json.is_object() && json.contains("pid")) pid = json["pid"].get<pid_t>();
+  }
+  std::string relative;
+  const auto cwd = absolute_path(".", false);
+  const bool inside = cwd && path_beneath(found->mountpoint, *cwd, &relative);
+  const Status done = ask_to_unmount(pid);
+  if (done) return 0;
+  fail(verb, done.error());
+  if (done.error().code == EBUSY) {
+    if (inside) std::fprintf(stderr, "  this command's working directory is in it: cd / first\n");
+    for (const ProcessInside& process : processes_inside(found->mountpoint)) {
+      if (process.pid == pid) continue;
+      std::fprintf(stderr, "  %s (pid %d) uses %s\n", process.name.c_str(), process.pid,
+                   process.what.c_str());
+    }
+    std::fprintf(stderr, "  it is still mounted. End these processes, or let them leave it.\n");
+  }
+  return 1;
+}
+
+}  // namespace clonefs

@@ -1,0 +1,181 @@
+// clonefs: the command line. Called as mount.fuse.clonefs or umount.fuse.clonefs it is mount(8)'s
+// helper.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "fs/mount_options.h"
+#include "tools/commands.h"
+
+namespace clonefs {
+
+namespace {
+
+constexpr int kDone = 0;
+constexpr int kFailed = 1;
+constexpr int kUsage = 2;
+
+int wrong_usage(const std::string& text, const std::string& help) {
+  std::fprintf(stderr, "clonefs: %s\nTry: %s\n", text.c_str(), help.c_str());
+  return kUsage;
+}
+
+constexpr char kMountFooter[] = R"(
+Options of -o:
+  cache=writeback|writethrough   as --cache
+  pool=DIR, track-size=N, columns=N
+  allow_other, allow_root        let other users in (root's default: allow_other)
+  ro, nodev, nosuid, noexec, noatime
+In place (without MOUNTPOINT) every change is seen; aside is for trying things out.)";
+
+int run(int argc, char** argv) {
+  CLI::App app(
+      "clonefs makes instant point-in-time clones of the files in a mounted directory.\n"
+      "  clonefs mount DIR          mount a directory in place\n"
+      "  clonefs copy NAME PATH...  clone files or trees now ('.' is everything)\n"
+      "  clonefs status             how far the background copy is\n"
+      "The clones are in DIR/.clonefs/clones/NAME.",
+      "clonefs");
+  app.require_subcommand(1);
+  app.set_help_flag("-h,--help", "say how a command is used");
+  app.set_version_flag("--version", std::string("clonefs ") + CLONEFS_VERSION);
+
+  CommonOptions common;
+  app.add_option("--mount", common.mount,
+                 "the volume: its mountpoint (default: CLONEFS_MOUNT, or found from the paths, the "
+                 "working directory, or because it is the only one)");
+  app.add_flag("--json", common.json, "answer as JSON");
+  app.add_flag("-q,--quiet", common.quiet, "say nothing when all is well");
+
+  ServerOptions server;
+  Status options_taken;
+  const auto take = [&options_taken](const Status& status) {
+    if (!status && options_taken) options_taken = status;
+  };
+  CLI::App* mount = app.add_subcommand("mount", "Mount a directory as a volume");
+  mount->fallthrough();
+  mount->add_option("SOURCE", server.source, "the directory")->required();
+  mount->add_option("MOUNTPOINT", server.mountpoint, "where; default: in place, over SOURCE");
+  mount
+      ->add_option_function<std::vector<std::string>>(
+          "-o",
+          [&](const std::vector<std::string>& lists) {
+            for (const std::string& list : lists) take(add_mount_options(list, &server));
+          },
+          "mount options, separated by commas")
+      ->allow_extra_args(false);
+  mount->add_option("--pool", server.pool,
+                    "where the clones are kept; may be on another file system (default: "
+                    ".clonefs/pool in SOURCE)");
+  mount->add_option_function<std::string>(
+      "--cache", [&](const std::string& text) { take(set_cache(text, &server)); },
+      "writeback (the default) or writethrough");
+  mount->add_option_function<std::string>(
+      "--track-size", [&](const std::string& text) { take(set_track_size(text, &server)); },
+      "of new sessions: a power of two from 4K to 16M (default 64K)");
+  mount->add_option_function<std::string>(
+      "--columns", [&](const std::string& text) { take(set_columns(text, &server)); },
+      "sessions at the same time (default 64)");
+  mount->add_flag("-f,--foreground", server.foreground, "stay in the foreground, log to stderr");
+  mount->footer(kMountFooter);
+
+  std::string unmounted;
+  CLI::App* unmount = app.add_subcommand("umount", "Unmount a volume and end its daemon cleanly");
+  unmount->fallthrough();
+  unmount->add_option("MOUNTPOINT", unmounted, "where it is mounted")->required();
+
+  CommandGrammar grammar;
+  grammar.add_to(app, true);
+
+  std::vector<std::string> words(argv + 1, argv + argc);
+  words = protect_words(std::move(words));
+  std::reverse(words.begin(), words.end());
+  try {
+    app.parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(app.help().c_str(), stdout);
+    return kDone;
+  } catch (const CLI::CallForVersion& version) {
+    std::printf("%s\n", version.what());
+    return kDone;
+  } catch (const CLI::ParseError& error) {
+    const auto chosen = app.get_subcommands();
+    const std::string verb = chosen.empty() ? "" : chosen.front()->get_name();
+    return wrong_usage((verb.empty() ? "" : verb + ": ") + error.what(),
+                       "clonefs " + (verb.empty() ? "" : verb + " ") + "--help");
+  }
+
+  if (mount->parsed()) {
+    if (!options_taken) {
+      return wrong_usage("mount: " + options_taken.error().message, "clonefs mount --help");
+    }
+    return mount_volume(std::move(server));
+  }
+  if (unmount->parsed()) return unmount_volume(unmounted);
+  return run_command(*grammar.command(), common);
+}
+
+// mount(8): SOURCE MOUNTPOINT [-sfnv] [-N namespace] [-o OPTIONS] [-t TYPE].
+int run_mount_helper(int argc, char** argv) {
+  ServerOptions server;
+  std::vector<std::string> places;
+  for (int i = 1; i < argc; i++) {
+    const std::string word = argv[i];
+    const bool takes_value = word == "-o" || word == "-t" || word == "-N";
+    if (takes_value && i + 1 == argc) return wrong_usage(word + " needs a value", "mount -h");
+    if (word == "-o") {
+      if (const Status taken = add_mount_options(argv[++i], &server); !taken) {
+        std::fprintf(stderr, "mount.fuse.clonefs: %s\n", taken.error().message.c_str());
+        return kFailed;
+      }
+    } else if (takes_value) {
+      i++;
+    } else if (word == "-f") {
+      return kDone;  // fake
+    } else if (word.size() > 1 && word[0] == '-') {
+      continue;  // -s, -n, -v
+    } else {
+      places.push_back(word);
+    }
+  }
+  if (places.size() != 2) {
+    return wrong_usage("mount.fuse.clonefs SOURCE MOUNTPOINT [-o OPTIONS]", "clonefs mount --help");
+  }
+  server.source = places[0];
+  server.mountpoint = places[1];
+  return mount_volume(std::move(server));
+}
+
+// umount(8): MOUNTPOINT [-flnrv] [-N namespace] [-t TYPE].
+int run_umount_helper(int argc, char** argv) {
+  std::string mountpoint;
+  for (int i = 1; i < argc; i++) {
+    const std::string word = argv[i];
+    if (word == "-t" || word == "-N") {
+      i++;
+    } else if (word.empty() || word[0] != '-') {
+      mountpoint = word;
+    }
+  }
+  if (mountpoint.empty()) return wrong_usage("umount: no mountpoint", "clonefs umount --help");
+  return unmount_volume(mountpoint);
+}
+
+}  // namespace
+
+}  // namespace clonefs
+
+int main(int argc, char** argv) {
+  const char* slash = std::strrchr(argv[0], '/');
+  const std::string name = slash != nullptr ? slash + 1 : argv[0];
+  try {
+    if (name.starts_with("mount.")) return clonefs::run_mount_helper(argc, argv);
+    if (name.starts_with("umount.")) return clonefs::run_umount_helper(argc, argv);
+    return clonefs::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "clonefs: %s\n", error.what());
+    return 1;
+  }
+}
