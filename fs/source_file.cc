@@ -128,23 +128,29 @@ void SourceFile::fallocate(fuse_req_t req, int mode, off_t offset, off_t length)
 // applications see is data.
 void SourceFile::lseek(fuse_req_t req, off_t offset, int whence) {
   if (!node_.volume().options().writeback || !node_.volume().writable.contains(&node_)) {
-    const off_t result = ::lseek(fd_.get(), offset, whence);
-    if (result < 0) {
-      fuse_reply_err(req, errno);
-    } else {
-      fuse_reply_lseek(req, result);
-    }
+    seek_source(req, offset, whence);
     return;
   }
-  node_.volume().ask_size(&node_, [req, offset, whence](int64_t size) {
-    if (size < 0) {
-      fuse_reply_err(req, EINVAL);
-    } else if (offset >= size) {
-      fuse_reply_err(req, ENXIO);
-    } else {
+  node_.volume().ask_size(&node_, [this, req, offset, whence](int64_t size) {
+    if (size >= 0 && offset < size) {
       fuse_reply_lseek(req, whence == SEEK_HOLE ? size : offset);
+    } else if (size >= 0) {
+      fuse_reply_err(req, ENXIO);
+    } else if (!node_.volume().writable.contains(&node_)) {
+      seek_source(req, offset, whence);  // the last writer has gone meanwhile
+    } else {
+      fuse_reply_err(req, EINVAL);
     }
   });
+}
+
+void SourceFile::seek_source(fuse_req_t req, off_t offset, int whence) {
+  const off_t result = ::lseek(fd_.get(), offset, whence);
+  if (result < 0) {
+    fuse_reply_err(req, errno);
+  } else {
+    fuse_reply_lseek(req, result);
+  }
 }
 
 void SourceFile::copy_file_range(fuse_req_t req, off_t offset, Handle* to, off_t to_offset,

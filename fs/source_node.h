@@ -149,6 +149,8 @@ class SourceFile : public Handle {
   int readable_fd() const { return readable_ ? fd_.get() : -1; }
 
  private:
+  void seek_source(fuse_req_t req, off_t offset, int whence);
+
   SourceNode& node_;
   const UniqueFd fd_;
   const bool writable_;
