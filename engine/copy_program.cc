@@ -298,7 +298,9 @@ void Core::wake(Session& s) {
 }
 
 void Core::start_worker(const SessionPtr& s) {
-  if (!options_.copy_threads || s->worker.joinable()) return;
+  const std::lock_guard lock(s->worker_mutex);
+  // A session may be removed while CREATE still builds it: then nobody stops a worker any more.
+  if (!options_.copy_threads || s->worker_stop || s->worker.joinable()) return;
   s->worker = std::thread([this, s] { work(s); });
 }
 

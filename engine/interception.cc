@@ -165,11 +165,10 @@ void Core::release_limbo(SourceId id, const std::shared_ptr<Source>& source) {
   source->in_limbo = false;
 }
 
-// Which of the hidden names nobody needs any more (after a restart), and which stand.
+// Which of the hidden names nobody needs any more (after a restart), and which stand. Makes the hidden
+// directory while nobody has looked at the volume's root: later its times would change unnoticed.
 void Core::sweep_limbo() {
-  struct stat st{};
-  const int found = disk_.stat(source_dir_.get(), ".clonefs/limbo", &st);
-  if (found < 0 || open_limbo() != 0) return;
+  if (open_limbo() != 0) return;
   std::vector<std::string> unused;
   disk_.list(limbo_dir_.get(), [&](const Disk::Entry& e) {
     Attachments attachments;

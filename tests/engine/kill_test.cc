@@ -217,13 +217,13 @@ class Kill : public testing::Test {
     for (const SessionStatus& s : v.engine().status()) {
       EXPECT_NE(s.state, SessionState::kFailed) << s.name << ": " << s.error;
     }
-    if (done > index_of("create p") && done <= removed) {
+    if (done > index_of("create p") && done < removed) {
       EXPECT_NE(state("p"), "none");
     }
     if (done > removed) {
       EXPECT_EQ(state("p"), "none");
     }
-    if (done > begun && done <= removed) {
+    if (done > begun && done < removed) {
       EXPECT_TRUE(activated("p")) << state("p");
     }
     if (done > begun) {

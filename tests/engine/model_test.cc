@@ -314,7 +314,7 @@ class ModelRun {
       case 3: {
         const std::string name = some_name();
         ModelSession* s = find(name);
-        const bool allowed = s != nullptr && may_precopy(s->state);
+        const bool allowed = s != nullptr && may_precopy(s->state) && !s->options.nocopy;
         expect("precopy " + name, volume_->engine().precopy({name}), allowed);
         if (allowed) s->state = SessionState::kPrecopy;
         return;
@@ -731,11 +731,32 @@ class ModelRun {
       s.files.clear();
     }
     const bool clean = random_.chance(50);
+    // Times that the clone's user gave last need not survive SIGKILL (they are written down within
+    // a second): then others show, and stay.
+    for (auto& [name, s] : sessions_) {
+      for (auto& [path, object] : s.tree) object->own_mtime |= !clean && object->own_ctime;
+    }
     const Status status = clean ? volume_->reopen() : volume_->kill_reopen();
     note(clean ? "close and open" : "kill and open");
     if (!status) return fail("open again: " + status.error().message);
     follow_states();
     if (random_.chance(50)) check_all();
+    for (auto& [name, s] : sessions_) settle_times(name, s);
+  }
+
+  void settle_times(const std::string& name, ModelSession& s) {
+    const auto clone = volume_->engine().clone(name);
+    if (!s.activated() || !clone) return;
+    for (auto& [path, object] : s.tree) {
+      struct stat st {};
+      if (!object->own_mtime ||
+          fstatat((*clone)->root(), path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+        continue;
+      }
+      (*clone)->present(&st);
+      object->own_mtime = false;
+      object->st.st_mtim = st.st_mtim;
+    }
   }
 
   // To the end: everything is activated, drained, terminated, and still what it was.

@@ -337,6 +337,7 @@ TEST(Pool, belongs_to_one_volume) {
   const std::string pool = v.engine().pool_path();
   ASSERT_TRUE(v.close());
   EngineOptions options = other.engine_options();
+  ASSERT_TRUE(other.close());
   options.pool = pool;
   auto engine = Engine::open(options);
   ASSERT_FALSE(engine);
