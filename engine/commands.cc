@@ -416,6 +416,10 @@ void Core::release_columns(Session& s) {
     const std::lock_guard lock(s.object_lock(o));
     if (o.column != nullptr) o.column->count = 0;
   }
+  auto& c = s.counters;
+  for (auto* counter : {&c.tracks_total, &c.tracks_pending, &c.tracks_precopied, &c.tracks_recopied,
+                        &c.cofw_tracks, &c.clone_read_tracks, &c.bytes_total, &c.bytes_copied})
+    counter->store(0);
   disk_.unlink(tracks_dir_.get(), std::to_string(s.id).c_str(), 0);
 }
 

@@ -255,10 +255,7 @@ Status Core::load_session(const SessionRow& row, bool clean, bool same_boot) {
     p = r.ptr + 1;
   }
   auto status = load_objects(*s);
-  if (s->state.load() == SessionState::kFailed) {
-    detach_all(*s);
-    return {};
-  }
+  if (s->state.load() == SessionState::kFailed) return {};
   if (!status) return lost(status.error().message);
   status = take_up(s, clean, same_boot);
   if (!status) return lost(status.error().message);
@@ -267,8 +264,14 @@ Status Core::load_session(const SessionRow& row, bool clean, bool same_boot) {
 
 Status Core::load_objects(Session& s) {
   const auto state = s.state.load();
-  const bool has_bits = state != SessionState::kTerminated && state != SessionState::kFailed;
-  if (has_bits) {
+  // Of a Failed session the bits are only for the status: as far as they can be read.
+  const bool failed = state == SessionState::kFailed;
+  bool has_bits = state != SessionState::kTerminated;
+  if (failed) {
+    auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s.id));
+    has_bits = static_cast<bool>(file);
+    if (has_bits) s.track_file = std::move(*file);
+  } else if (has_bits) {
     auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s.id));
     if (!file) return file.error();
     s.track_file = std::move(*file);
@@ -304,6 +307,9 @@ Status Core::load_objects(Session& s) {
     s.counters.objects.fetch_add(1);
     if (o.is_regular()) s.counters.files.fetch_add(1);
     if (r.column_base < 0 || !has_bits) return {};
+    if (failed && r.column_base + static_cast<int64_t>(r.column_count) >
+                      static_cast<int64_t>(s.track_file.end()))
+      return {};
     if (!o.is_regular() || r.column_count > r.column_capacity ||
         r.column_capacity > (uint64_t{1} << 31))
       return Error{EUCLEAN, "a member's track table in the catalog is damaged"};
@@ -321,6 +327,7 @@ Status Core::load_objects(Session& s) {
     auto& c = s.counters;
     const uint64_t track = s.track_size.bytes();
     for (uint64_t t = 0; t < r.column_count; ++t) {
+      if (failed && !is_possible(bits[t])) bits[t] = kOutside;
       if (!is_possible(bits[t]))
         return Error{EUCLEAN, "its track table is damaged: impossible bits"};
       o.column->bits[t].store(bits[t], std::memory_order_relaxed);
@@ -329,12 +336,10 @@ Status Core::load_objects(Session& s) {
         c.tracks_pending.fetch_add(1);
       }
       if (is_precopied(bits[t])) c.tracks_precopied.fetch_add(1);
-      // What is done and what was never in an extent look the same by now: done counts when the
-      // clone's file has data there, which is not worth a look. Drained tracks are those we know.
-      if (is_pending(bits[t]) || is_precopied(bits[t])) {
+      if (in_extent(bits[t])) {
         c.tracks_total.fetch_add(1);
         c.bytes_total.fetch_add(track);
-        if (is_precopied(bits[t])) c.bytes_copied.fetch_add(track);
+        if (!is_pending(bits[t])) c.bytes_copied.fetch_add(track);
       }
     }
     return {};

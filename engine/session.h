@@ -53,7 +53,7 @@ struct Column {
   std::unique_ptr<std::atomic<TrackBits>[]> bits;
 
   TrackBits at(uint64_t track) const {
-    return track < count ? bits[track].load(std::memory_order_acquire) : kDone;
+    return track < count ? bits[track].load(std::memory_order_acquire) : kOutside;
   }
 };
 

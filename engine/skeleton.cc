@@ -617,7 +617,7 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
         }
         ++u;
       }
-      change_bits(s, o, {t, u - t}, [](TrackBits b) { return b == kDone; }, joins);
+      change_bits(s, o, {t, u - t}, is_done, joins);
       t = u;
     }
   };
@@ -668,7 +668,7 @@ Status Core::grow_column(Session& s, Object& o, uint64_t count) {
   }
   column->capacity = fresh ? count : count + count / 2;
   column->base = s.track_file.allot(column->capacity);
-  const std::vector<TrackBits> zeros(std::min<uint64_t>(column->capacity, 1 << 20), kDone);
+  const std::vector<TrackBits> zeros(std::min<uint64_t>(column->capacity, 1 << 20), kOutside);
   for (uint64_t at = 0; at < column->capacity; at += zeros.size()) {
     const int e = s.track_file.write(column->base + at, zeros.data(),
                                      std::min<uint64_t>(zeros.size(), column->capacity - at));
@@ -688,7 +688,7 @@ Status Core::grow_column(Session& s, Object& o, uint64_t count) {
 Status Core::swap_column(Session& s, Object& o, std::unique_ptr<Column> column) {
   column->bits = std::make_unique<std::atomic<TrackBits>[]>(column->count);
   const uint64_t old = o.column == nullptr ? 0 : std::min(o.column->count, column->count);
-  std::vector<TrackBits> durable(column->count, kDone);
+  std::vector<TrackBits> durable(column->count, kOutside);
   for (uint64_t t = 0; t < old; ++t) {
     column->bits[t].store(o.column->at(t), std::memory_order_relaxed);
     durable[t] = durable_form(o.column->at(t));

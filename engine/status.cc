@@ -121,12 +121,17 @@ Result<std::vector<MemberExtents>> Core::extents(const std::string& name) {
     const std::lock_guard lock(s->object_lock(o));
     m.size = o.size;
     const uint64_t count = o.column == nullptr ? 0 : o.column->count;
+    const auto seen = [&](uint64_t t) {
+      return durable_form(o.column->at(t)) & static_cast<TrackBits>(~kRewritten);
+    };
     for (uint64_t t = 0; t < count;) {
-      const TrackBits bits = durable_form(o.column->at(t)) & static_cast<TrackBits>(~kRewritten);
+      const TrackBits bits = static_cast<TrackBits>(seen(t));
       uint64_t u = t + 1;
-      while (u < count &&
-             (durable_form(o.column->at(u)) & static_cast<TrackBits>(~kRewritten)) == bits)
-        ++u;
+      while (u < count && seen(u) == bits) ++u;
+      if (!in_extent(bits)) {
+        t = u;
+        continue;
+      }
       std::string text = {(bits & kClonePb) != 0 ? '1' : '0', (bits & kPrecopyPb) != 0 ? '1' : '0',
                           (bits & kInd) != 0 ? '1' : '0'};
       m.runs.push_back({{t, u - t}, std::move(text)});

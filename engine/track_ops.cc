@@ -19,7 +19,7 @@ void count_transition(Session& s, Object& o, TrackBits from, TrackBits to) {
   if (is && !was) {
     o.pending.fetch_add(1);
     c.tracks_pending.fetch_add(1);
-    if (from == kDone) {  // joins the extents
+    if (!in_extent(from)) {
       c.tracks_total.fetch_add(1);
       c.bytes_total.fetch_add(bytes);
     } else {
@@ -45,18 +45,18 @@ void Core::leave_tracks(Session& s, Object& o, Extent extent) {
   const uint64_t end = std::min(extent.end(), o.column->count);
   for (uint64_t t = extent.first; t < end; ++t) {
     const TrackBits bits = o.column->at(t);
-    if (!is_pending(bits) && !is_precopied(bits)) continue;
+    if (!in_extent(bits)) continue;
     c.tracks_total.fetch_sub(1);
     c.bytes_total.fetch_sub(s.track_size.bytes());
     if (is_pending(bits)) {
       c.tracks_pending.fetch_sub(1);
       o.pending.fetch_sub(1);
     } else {
-      c.tracks_precopied.fetch_sub(1);
+      if (is_precopied(bits)) c.tracks_precopied.fetch_sub(1);
       c.bytes_copied.fetch_sub(s.track_size.bytes());
     }
     o.column->bits[t].store(on_left(bits), std::memory_order_release);
-    const TrackBits left = kDone;
+    const TrackBits left = kOutside;
     // A byte that stays behind on disk means: copy it again, which finds nothing.
     s.track_file.write(o.column->base + t, &left, 1);
   }

@@ -15,20 +15,25 @@ inline constexpr TrackBits kRewritten = 8;  // was precopied once and written si
 inline constexpr TrackBits kCopying = 16;   // a copy of it began and it was not written since then;
                                             // in memory only, never on disk
 
-inline constexpr TrackBits kDone = 0;                            // 000
-inline constexpr TrackBits kPending = kClonePb | kInd;           // 101
-inline constexpr TrackBits kRecopy = kPending | kRewritten;      // 101, to be copied again
-inline constexpr TrackBits kPrecopied = kPrecopyPb;              // 010
+inline constexpr TrackBits kExtent = 32;    // the track is in an extent
+
+inline constexpr TrackBits kOutside = 0;                          // 000, a hole or not selected
+inline constexpr TrackBits kDone = kExtent;                       // 000
+inline constexpr TrackBits kPending = kExtent | kClonePb | kInd;  // 101
+inline constexpr TrackBits kRecopy = kPending | kRewritten;       // 101, to be copied again
+inline constexpr TrackBits kPrecopied = kExtent | kPrecopyPb;     // 010
 
 // On the clone side nothing is missing when neither PB is set; a pending track is only on the
 // source side.
 constexpr bool is_pending(TrackBits b) { return (b & kClonePb) != 0; }
 constexpr bool is_precopied(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == kPrecopyPb; }
+constexpr bool is_done(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == 0; }
+constexpr bool in_extent(TrackBits b) { return (b & kExtent) != 0; }
 constexpr bool is_copying(TrackBits b) { return (b & kCopying) != 0; }
 
 // Whether a byte read from disk is a state that can be. Anything else fails the session.
 constexpr bool is_possible(TrackBits b) {
-  return b == kDone || b == kPending || b == kRecopy || b == kPrecopied;
+  return b == kOutside || b == kDone || b == kPending || b == kRecopy || b == kPrecopied;
 }
 
 // What goes to disk.
@@ -43,7 +48,7 @@ constexpr TrackBits on_copy_begun(TrackBits b) { return is_pending(b) ? b | kCop
 // Source write before activation: 010 -> 101; a hole (000) joins the extents; 101 stays.
 constexpr TrackBits on_precopy_write(TrackBits b) {
   if (is_precopied(b)) return kRecopy;
-  if (b == kDone) return kPending;
+  if (is_done(b)) return kPending;
   return b & static_cast<TrackBits>(~kCopying);
 }
 // After a restart: the table says less than the files, copy it again.
@@ -54,6 +59,6 @@ constexpr TrackBits on_precopied(TrackBits) { return kPrecopied; }
 // side: 101 or 010 -> 000.
 constexpr TrackBits on_drained(TrackBits) { return kDone; }
 // The track left the member (cut off, or found to be a hole) before activation.
-constexpr TrackBits on_left(TrackBits) { return kDone; }
+constexpr TrackBits on_left(TrackBits) { return kOutside; }
 
 }  // namespace clonefs
