@@ -45,9 +45,10 @@ constexpr TrackBits durable_form(TrackBits b) { return b & static_cast<TrackBits
 constexpr TrackBits on_create(TrackBits) { return kPending; }
 // A copy of a pending track begins.
 constexpr TrackBits on_copy_begun(TrackBits b) { return is_pending(b) ? b | kCopying : b; }
-// Source write before activation: 010 -> 101; a hole (000) joins the extents; 101 stays.
+// Source write before activation: 010 -> 101; a hole (000) joins the extents; 101 stays. A copy that
+// had begun may have put older data on the clone side.
 constexpr TrackBits on_precopy_write(TrackBits b) {
-  if (is_precopied(b)) return kRecopy;
+  if (is_precopied(b) || is_copying(b)) return kRecopy;
   if (is_done(b)) return kPending;
   return b & static_cast<TrackBits>(~kCopying);
 }

@@ -255,6 +255,10 @@ class Kill : public testing::Test {
     for (const char* name : {"p", "d"}) {
       if (state(name) != "Created" && state(name) != "Precopy") continue;
       const std::vector<std::string> selected = v.status(name).paths;
+      // Where a copy was cut short, a hole now must be one in the clone.
+      const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+      ASSERT_EQ(v.allocate("file", mode, 0, 3 * 4096), 0);
+      ASSERT_EQ(v.allocate("dir/a", mode, 0, 3 * 4096), 0);
       const Status status = v.engine().activate({name});
       ASSERT_TRUE(status) << name << ": " << status.error().message;
       const Tree expected = v.capture(selected);

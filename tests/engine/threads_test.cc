@@ -24,6 +24,7 @@ constexpr uint64_t kFiles = 6;
 constexpr uint64_t kSlots = 40;
 constexpr uint64_t kRecord = 1000;  // tracks are shared by records and by writers
 constexpr uint64_t kWriters = 2;
+constexpr uint64_t kHoles = 40000;
 
 std::string file_name(uint64_t file) {
   return (file < kFiles / 2 ? "a/" : "b/") + std::to_string(file);
@@ -84,10 +85,12 @@ class Threads : public testing::Test {
     for (uint64_t file = 0; file < kFiles; ++file) ASSERT_EQ(v_.make(file_name(file), ""), 0);
     ASSERT_EQ(v_.make("a/own", pattern(1, 50000)), 0);
     ASSERT_EQ(v_.make("b/rewritten", ""), 0);
+    ASSERT_EQ(v_.make("b/holes", std::string(kHoles, '\0')), 0);
     ASSERT_EQ(v_.make("chain/0", ""), 0);
     for (uint64_t w = 0; w < kWriters; ++w) threads_.emplace_back([this, w] { write_records(w); });
     threads_.emplace_back([this] { move_chain(); });
     threads_.emplace_back([this] { rewrite(); });
+    threads_.emplace_back([this] { punch_and_fill(); });
   }
   void TearDown() override {
     stop_ = true;
@@ -138,6 +141,23 @@ class Threads : public testing::Test {
     close(fd);
   }
 
+  // All a hole, then filled in two parts, all of one number.
+  void punch_and_fill() {
+    const int fd = v_.open_file("b/holes", O_RDWR);
+    for (uint64_t number = 1; !stop_; ++number) {
+      const std::string data = pattern(number, kHoles);
+      const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+      if (v_.allocate("b/holes", mode, 0, kHoles) != 0 ||
+          v_.write_fd(fd, 0, data.substr(0, kHoles / 2)) != 0 ||
+          v_.write_fd(fd, kHoles / 2, data.substr(kHoles / 2)) != 0) {
+        ADD_FAILURE() << "punch and fill";
+        break;
+      }
+      filled_ = number;
+    }
+    close(fd);
+  }
+
   std::string read_file(const std::string& clone, const std::string& path) {
     auto open = v_.open_clone(clone, path, O_RDONLY);
     if (!open) return "cannot open";
@@ -148,7 +168,7 @@ class Threads : public testing::Test {
 
   struct Content {
     std::array<std::string, kFiles> files;
-    std::string rewritten;
+    std::string rewritten, holes;
     std::vector<std::string> chain;
     bool operator==(const Content&) const = default;
   };
@@ -160,6 +180,7 @@ class Threads : public testing::Test {
       c.files[file] = read_file(file < kFiles / 2 ? a : b, file_name(file));
     }
     c.rewritten = read_file(b, "b/rewritten");
+    c.holes = read_file(b, "b/holes");
     auto clone = v_.engine().clone(b);
     Tree tree;
     if (clone) {
@@ -193,11 +214,18 @@ class Threads : public testing::Test {
       known = c.rewritten == data || c.rewritten == data.substr(0, 5000);
     }
     EXPECT_TRUE(known) << "the rewritten file is a mixture";
+    const std::string zeros(kHoles / 2, '\0');
+    known = c.holes == zeros + zeros;
+    for (uint64_t number = filled_ + 1; number > 0 && !known; --number) {
+      const std::string data = pattern(number, kHoles);
+      known = c.holes == data || c.holes == data.substr(0, kHoles / 2) + zeros;
+    }
+    EXPECT_TRUE(known) << "the punched file is a mixture";
   }
 
   std::atomic<bool> stop_{false};
   std::array<std::atomic<uint64_t>, kWriters> begun_{}, done_{};
-  std::atomic<uint64_t> rewritten_{0};
+  std::atomic<uint64_t> rewritten_{0}, filled_{0};
   std::vector<std::thread> threads_;
   DirectVolume v_{volume_options()};
 };

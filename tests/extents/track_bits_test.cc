@@ -17,19 +17,24 @@ std::string columns(TrackBits b) {
 
 constexpr TrackBits kPendingCopying = kPending | kCopying;
 constexpr TrackBits kRecopyCopying = kRecopy | kCopying;
-constexpr TrackBits kStates[] = {kDone,      kPending,        kRecopy,
+constexpr TrackBits kStates[] = {kOutside,   kDone,           kPending,      kRecopy,
                                  kPrecopied, kPendingCopying, kRecopyCopying};
 
 TEST(TrackBits, states_have_the_columns_of_the_design) {
+  EXPECT_EQ(columns(kOutside), "000");
   EXPECT_EQ(columns(kDone), "000");
   EXPECT_EQ(columns(kPending), "101");
   EXPECT_EQ(columns(kRecopy), "101");
   EXPECT_EQ(columns(kPrecopied), "010");
-  EXPECT_NE(kRecopy, kPending);
+  EXPECT_EQ(std::set<unsigned>(std::begin(kStates), std::end(kStates)).size(), 7u);
 }
 
-TEST(TrackBits, only_the_four_durable_states_are_possible) {
-  const std::set<unsigned> possible = {0, 5, 13, 2};
+TEST(TrackBits, only_the_five_durable_states_are_possible) {
+  std::set<unsigned> possible;
+  for (const TrackBits state : {kOutside, kDone, kPending, kRecopy, kPrecopied}) {
+    possible.insert(state);
+  }
+  ASSERT_EQ(possible.size(), 5u);
   for (unsigned byte = 0; byte < 256; ++byte) {
     EXPECT_EQ(is_possible(static_cast<TrackBits>(byte)), possible.count(byte) != 0) << byte;
   }
@@ -43,27 +48,28 @@ TEST(TrackBits, both_protection_bits_are_impossible_whatever_the_rest) {
   }
 }
 
+// Zeros, which a file that was cut or never written shows, say that nothing is to be done.
+TEST(TrackBits, zero_is_outside) {
+  EXPECT_EQ(kOutside, 0);
+}
+
+// clang-format off
 TEST(TrackBits, transitions) {
   struct Row {
     const char* name;
     TrackBits (*transition)(TrackBits);
-    TrackBits to[6];  // in the order of kStates
+    TrackBits to[7];  // in the order of kStates
   };
+  constexpr TrackBits kPC = kPendingCopying, kRC = kRecopyCopying;
   const Row rows[] = {
-      //                                  done      pending          recopy         precopied
-      //                                  pending+copying  recopy+copying
-      {"create", on_create, {kPending, kPending, kPending, kPending, kPending, kPending}},
-      {"copy_begun",
-       on_copy_begun,
-       {kDone, kPendingCopying, kRecopyCopying, kPrecopied, kPendingCopying, kRecopyCopying}},
-      {"precopy_write",
-       on_precopy_write,
-       {kPending, kPending, kRecopy, kRecopy, kPending, kRecopy}},
-      {"precopied",
-       on_precopied,
-       {kPrecopied, kPrecopied, kPrecopied, kPrecopied, kPrecopied, kPrecopied}},
-      {"drained", on_drained, {kDone, kDone, kDone, kDone, kDone, kDone}},
-      {"left", on_left, {kDone, kDone, kDone, kDone, kDone, kDone}},
+      //                                 outside     done        pending     recopy      precopied   pending+c.  recopy+c.
+      {"create", on_create,             {kPending,   kPending,   kPending,   kPending,   kPending,   kPending,   kPending}},
+      {"copy_begun", on_copy_begun,     {kOutside,   kDone,      kPC,        kRC,        kPrecopied, kPC,        kRC}},
+      {"precopy_write", on_precopy_write, {kPending, kPending,   kPending,   kRecopy,    kRecopy,    kRecopy,    kRecopy}},
+      {"recheck", on_recheck,           {kRecopy,    kRecopy,    kRecopy,    kRecopy,    kRecopy,    kRecopy,    kRecopy}},
+      {"precopied", on_precopied,       {kPrecopied, kPrecopied, kPrecopied, kPrecopied, kPrecopied, kPrecopied, kPrecopied}},
+      {"drained", on_drained,           {kDone,      kDone,      kDone,      kDone,      kDone,      kDone,      kDone}},
+      {"left", on_left,                 {kOutside,   kOutside,   kOutside,   kOutside,   kOutside,   kOutside,   kOutside}},
   };
   for (const Row& row : rows) {
     for (size_t i = 0; i < std::size(kStates); ++i) {
@@ -74,24 +80,28 @@ TEST(TrackBits, transitions) {
     }
   }
 }
+// clang-format on
 
 TEST(TrackBits, questions) {
   struct Row {
     TrackBits bits;
-    bool pending, precopied, copying;
+    bool pending, precopied, done, in_extent, copying;
     TrackBits durable;
   };
   const Row rows[] = {
-      {kDone, false, false, false, kDone},
-      {kPending, true, false, false, kPending},
-      {kRecopy, true, false, false, kRecopy},
-      {kPrecopied, false, true, false, kPrecopied},
-      {kPendingCopying, true, false, true, kPending},
-      {kRecopyCopying, true, false, true, kRecopy},
+      {kOutside, false, false, true, false, false, kOutside},
+      {kDone, false, false, true, true, false, kDone},
+      {kPending, true, false, false, true, false, kPending},
+      {kRecopy, true, false, false, true, false, kRecopy},
+      {kPrecopied, false, true, false, true, false, kPrecopied},
+      {kPendingCopying, true, false, false, true, true, kPending},
+      {kRecopyCopying, true, false, false, true, true, kRecopy},
   };
   for (const Row& row : rows) {
     EXPECT_EQ(is_pending(row.bits), row.pending) << int{row.bits};
     EXPECT_EQ(is_precopied(row.bits), row.precopied) << int{row.bits};
+    EXPECT_EQ(is_done(row.bits), row.done) << int{row.bits};
+    EXPECT_EQ(in_extent(row.bits), row.in_extent) << int{row.bits};
     EXPECT_EQ(is_copying(row.bits), row.copying) << int{row.bits};
     EXPECT_EQ(int{durable_form(row.bits)}, int{row.durable}) << int{row.bits};
   }
