@@ -115,8 +115,8 @@ class Core {
                   Transition transition);
   int change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
                          Transition transition);
-  // Before activation: tracks of EXTENT are no part of the member any more.
-  void leave_tracks(Session& s, Object& o, Extent extent);
+  // Before activation: tracks from FIRST on are no part of the member any more.
+  void leave_tracks(Session& s, Object& o, uint64_t first);
   // Before activation: bytes of RANGE are about to be, or were, written on the source.
   void mark_written(Session& s, Object& o, ByteRange range);
   // Puts bytes of the source that lie in DATA on the clone side; HOLES of it are left or made

@@ -62,7 +62,11 @@ Status Core::open_pool() {
     if (e < 0 && e != -EEXIST) return Error::from_errno(e, "cannot make the pool " + options_.pool);
     pool_dir_ = Fd(disk_, disk_.open(AT_FDCWD, options_.pool.c_str(), O_RDONLY | O_DIRECTORY));
   }
-  if (!pool_dir_) return Error::from_errno(pool_dir_.get(), "cannot open the pool");
+  if (!pool_dir_)
+    return Error::from_errno(pool_dir_.get(),
+                             "cannot open the pool " + (options_.pool.empty()
+                                                            ? options_.source_name + "/.clonefs/pool"
+                                                            : options_.pool));
   struct stat pool{};
   if (const int e = disk_.stat(pool_dir_.get(), "", &pool); e < 0)
     return Error::from_errno(e, "cannot read the pool");
@@ -131,7 +135,10 @@ Status Core::open() {
   if (auto status = open_pool(); !status) return status;
   // SQLite opens by path: through the pool's descriptor, so that nobody can put another in its way.
   auto catalog = Catalog::open("/proc/self/fd/" + std::to_string(pool_dir_.get()) + "/catalog.db");
-  if (!catalog) return catalog.error();
+  if (!catalog)
+    return Error{catalog.error().code, "the pool " + pool_name_ + " cannot be used: " +
+                                           catalog.error().message +
+                                           "; name another directory with --pool to go on without it"};
   catalog_ = std::move(*catalog);
 
   std::string root_handle;

@@ -455,7 +455,7 @@ void Core::drop_object(Session& s, Object& o) {
     const auto it = s.by_pool_ino.find(o.pool_ino);
     if (it != s.by_pool_ino.end() && it->second == &o) s.by_pool_ino.erase(it);
   }
-  if (o.column != nullptr) leave_tracks(s, o, {0, o.column->count});
+  if (o.column != nullptr) leave_tracks(s, o, 0);
   s.counters.objects.fetch_sub(1);
   if (o.is_regular()) s.counters.files.fetch_sub(1);
   const std::lock_guard lock(s.rows_mutex);
@@ -560,9 +560,7 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
   const uint64_t had = o.column == nullptr ? 0 : o.column->count;
   const uint64_t old_size = o.size;
   if (size < old_size && had > ts.tracks_in(size)) {
-    leave_tracks(s, o, {ts.tracks_in(size), had});
-    const std::lock_guard lock(s.object_lock(o));
-    o.column->count = ts.tracks_in(size);
+    leave_tracks(s, o, ts.tracks_in(size));
     row_changed(s, o);
   }
   // A copy ends where the file ended: what it was then is not what the track is now.

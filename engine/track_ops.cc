@@ -38,13 +38,14 @@ void count_transition(Session& s, Object& o, TrackBits from, TrackBits to) {
 
 }  // namespace
 
-void Core::leave_tracks(Session& s, Object& o, Extent extent) {
+void Core::leave_tracks(Session& s, Object& o, uint64_t first) {
   const std::lock_guard lock(s.object_lock(o));
-  if (o.column == nullptr) return;
+  if (o.column == nullptr || first >= o.column->count) return;
   auto& c = s.counters;
-  const uint64_t end = std::min(extent.end(), o.column->count);
-  for (uint64_t t = extent.first; t < end; ++t) {
-    const TrackBits bits = o.column->at(t);
+  const uint64_t end = o.column->count;
+  o.column->count = first;
+  for (uint64_t t = first; t < end; ++t) {
+    const TrackBits bits = o.column->bits[t].load(std::memory_order_relaxed);
     if (!in_extent(bits)) continue;
     c.tracks_total.fetch_sub(1);
     c.bytes_total.fetch_sub(s.track_size.bytes());
