@@ -13,7 +13,9 @@ namespace clonefs {
 namespace {
 
 // The raw calls: glibc's would switch all threads.
-void set_groups(size_t count, const gid_t* groups) { syscall(SYS_setgroups, count, groups); }
+void set_groups(size_t count, const gid_t* groups) {
+  syscall(SYS_setgroups, count, groups);
+}
 
 // The daemon's own supplementary groups, to return to.
 const std::vector<gid_t>& own_groups() {

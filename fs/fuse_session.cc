@@ -151,9 +151,8 @@ struct FuseDispatch {
   }
   static void rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,
                      const char* new_name, unsigned flags) {
-    guard(req, [&] {
-      node(req, parent)->rename(req, name, node(req, new_parent), new_name, flags);
-    });
+    guard(req,
+          [&] { node(req, parent)->rename(req, name, node(req, new_parent), new_name, flags); });
   }
   static void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char* name) {
     guard(req, [&] { node(req, parent)->link(req, node(req, ino), name); });
@@ -337,15 +336,16 @@ int FuseSession::run() {
   return result < 0 ? -result : 0;
 }
 
-void FuseSession::stop() { fuse_session_exit(session_); }
+void FuseSession::stop() {
+  fuse_session_exit(session_);
+}
 
 namespace {
 
 int run_fusermount(const std::string& mountpoint, bool lazy) {
   std::string path = mountpoint;
   char program[] = "fusermount3", unmount[] = "-u", quiet[] = "-q", later[] = "-z", end[] = "--";
-  char* const argv[] = {program, unmount, quiet,        lazy ? later : quiet,
-                        end,     path.data(), nullptr};
+  char* const argv[] = {program, unmount, quiet, lazy ? later : quiet, end, path.data(), nullptr};
   pid_t pid = 0;
   if (const int error = posix_spawnp(&pid, program, nullptr, nullptr, argv, environ); error != 0) {
     return error;
@@ -389,7 +389,7 @@ void FuseSession::invalidate_inode(Node* node) {
 }
 
 void FuseSession::tune(const std::string& mountpoint) {
-  struct statx st{};
+  struct statx st {};
   if (statx(AT_FDCWD, mountpoint.c_str(), AT_STATX_DONT_SYNC, STATX_TYPE, &st) != 0) return;
   const std::string bdi = "/sys/class/bdi/" + std::to_string(st.stx_dev_major) + ":" +
                           std::to_string(st.stx_dev_minor) + "/";

@@ -43,12 +43,15 @@ std::shared_ptr<const HandleSpace> HandleSpace::of_directory(int dir) {
   const HandleBytes handle = handle_bytes(dir, "");
   if (handle.empty()) return space;
   const UniqueFd again(open_handle(*space, handle, O_PATH));
-  struct stat a{}, b{};
+  struct stat a {
+  }, b{};
   space->usable_ = again && fstat(again.get(), &a) == 0 && fstat(dir, &b) == 0 &&
                    a.st_ino == b.st_ino && a.st_dev == b.st_dev;
   return space;
 }
 
-ProcPath::ProcPath(int fd) { std::snprintf(text_, sizeof text_, "/proc/self/fd/%d", fd); }
+ProcPath::ProcPath(int fd) {
+  std::snprintf(text_, sizeof text_, "/proc/self/fd/%d", fd);
+}
 
 }  // namespace clonefs

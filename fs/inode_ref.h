@@ -1,7 +1,8 @@
 // InodeRef: how a node reaches its object again: by a file handle where the daemon may open such,
 // else by an O_PATH descriptor that it keeps. Handles cost no descriptor, so that the number of
 // cached nodes is not bounded by the limit of open files; and since a handle names one incarnation
-// of an inode number, a node can never be taken for a new file that got the number of a deleted one.
+// of an inode number, a node can never be taken for a new file that got the number of a deleted
+// one.
 //
 // Errors: ESTALE when the object is gone. Thread safety: see each class.
 #pragma once

@@ -11,13 +11,20 @@ void Node::getattr(fuse_req_t req, Handle*) {
   }
 }
 
-// Control files are opened with O_TRUNC or touched by shells and editors; what cannot change says so.
-void Node::setattr(fuse_req_t req, struct stat*, int, Handle*) { fuse_reply_err(req, EPERM); }
-void Node::access(fuse_req_t req, int) { fuse_reply_err(req, 0); }
-void Node::readlink(fuse_req_t req) { fuse_reply_err(req, EINVAL); }
+// Control files are opened with O_TRUNC or touched by shells and editors; what cannot change says
+// so.
+void Node::setattr(fuse_req_t req, struct stat*, int, Handle*) {
+  fuse_reply_err(req, EPERM);
+}
+void Node::access(fuse_req_t req, int) {
+  fuse_reply_err(req, 0);
+}
+void Node::readlink(fuse_req_t req) {
+  fuse_reply_err(req, EINVAL);
+}
 
 void Node::statfs(fuse_req_t req) {
-  struct statvfs stats{};
+  struct statvfs stats {};
   stats.f_namemax = 255;
   stats.f_bsize = stats.f_frsize = 4096;
   fuse_reply_statfs(req, &stats);
@@ -26,7 +33,9 @@ void Node::statfs(fuse_req_t req) {
 void Node::setxattr(fuse_req_t req, const char*, const char*, size_t, int) {
   fuse_reply_err(req, EOPNOTSUPP);
 }
-void Node::getxattr(fuse_req_t req, const char*, size_t) { fuse_reply_err(req, ENODATA); }
+void Node::getxattr(fuse_req_t req, const char*, size_t) {
+  fuse_reply_err(req, ENODATA);
+}
 void Node::listxattr(fuse_req_t req, size_t size) {
   if (size == 0) {
     fuse_reply_xattr(req, 0);
@@ -34,35 +43,67 @@ void Node::listxattr(fuse_req_t req, size_t size) {
     fuse_reply_buf(req, nullptr, 0);
   }
 }
-void Node::removexattr(fuse_req_t req, const char*) { fuse_reply_err(req, EOPNOTSUPP); }
+void Node::removexattr(fuse_req_t req, const char*) {
+  fuse_reply_err(req, EOPNOTSUPP);
+}
 
-void Node::open(fuse_req_t req, fuse_file_info*) { fuse_reply_err(req, EACCES); }
-void Node::opendir(fuse_req_t req, fuse_file_info*) { fuse_reply_err(req, ENOTDIR); }
+void Node::open(fuse_req_t req, fuse_file_info*) {
+  fuse_reply_err(req, EACCES);
+}
+void Node::opendir(fuse_req_t req, fuse_file_info*) {
+  fuse_reply_err(req, ENOTDIR);
+}
 
-void Node::lookup(fuse_req_t req, const char*) { fuse_reply_err(req, ENOTDIR); }
-void Node::mknod(fuse_req_t req, const char*, mode_t, dev_t) { fuse_reply_err(req, EPERM); }
-void Node::mkdir(fuse_req_t req, const char*, mode_t) { fuse_reply_err(req, EPERM); }
-void Node::symlink(fuse_req_t req, const char*, const char*) { fuse_reply_err(req, EPERM); }
+void Node::lookup(fuse_req_t req, const char*) {
+  fuse_reply_err(req, ENOTDIR);
+}
+void Node::mknod(fuse_req_t req, const char*, mode_t, dev_t) {
+  fuse_reply_err(req, EPERM);
+}
+void Node::mkdir(fuse_req_t req, const char*, mode_t) {
+  fuse_reply_err(req, EPERM);
+}
+void Node::symlink(fuse_req_t req, const char*, const char*) {
+  fuse_reply_err(req, EPERM);
+}
 void Node::create(fuse_req_t req, const char*, mode_t, fuse_file_info*) {
   fuse_reply_err(req, EPERM);
 }
-void Node::tmpfile(fuse_req_t req, mode_t, fuse_file_info*) { fuse_reply_err(req, EOPNOTSUPP); }
-void Node::unlink(fuse_req_t req, const char*) { fuse_reply_err(req, EPERM); }
-void Node::rmdir(fuse_req_t req, const char*) { fuse_reply_err(req, EPERM); }
+void Node::tmpfile(fuse_req_t req, mode_t, fuse_file_info*) {
+  fuse_reply_err(req, EOPNOTSUPP);
+}
+void Node::unlink(fuse_req_t req, const char*) {
+  fuse_reply_err(req, EPERM);
+}
+void Node::rmdir(fuse_req_t req, const char*) {
+  fuse_reply_err(req, EPERM);
+}
 void Node::rename(fuse_req_t req, const char*, Node* to, const char*, unsigned) {
   fuse_reply_err(req, to == this ? EPERM : EXDEV);
 }
-void Node::link(fuse_req_t req, Node*, const char*) { fuse_reply_err(req, EPERM); }
+void Node::link(fuse_req_t req, Node*, const char*) {
+  fuse_reply_err(req, EPERM);
+}
 
-void Handle::read(fuse_req_t req, size_t, off_t, fuse_file_info*) { fuse_reply_err(req, EBADF); }
+void Handle::read(fuse_req_t req, size_t, off_t, fuse_file_info*) {
+  fuse_reply_err(req, EBADF);
+}
 void Handle::write(fuse_req_t req, fuse_bufvec*, off_t, fuse_file_info*) {
   fuse_reply_err(req, EBADF);
 }
-void Handle::flush(fuse_req_t req, fuse_file_info*) { fuse_reply_err(req, 0); }
-void Handle::fsync(fuse_req_t req, bool, fuse_file_info*) { fuse_reply_err(req, 0); }
-void Handle::fallocate(fuse_req_t req, int, off_t, off_t) { fuse_reply_err(req, EOPNOTSUPP); }
+void Handle::flush(fuse_req_t req, fuse_file_info*) {
+  fuse_reply_err(req, 0);
+}
+void Handle::fsync(fuse_req_t req, bool, fuse_file_info*) {
+  fuse_reply_err(req, 0);
+}
+void Handle::fallocate(fuse_req_t req, int, off_t, off_t) {
+  fuse_reply_err(req, EOPNOTSUPP);
+}
 // Never ENOSYS: the kernel would not ask again for any file of the connection.
-void Handle::lseek(fuse_req_t req, off_t, int) { fuse_reply_err(req, EINVAL); }
+void Handle::lseek(fuse_req_t req, off_t, int) {
+  fuse_reply_err(req, EINVAL);
+}
 void Handle::copy_file_range(fuse_req_t req, off_t, Handle*, off_t, size_t, int) {
   fuse_reply_err(req, EOPNOTSUPP);
 }

@@ -92,7 +92,7 @@ class Handle {
   virtual void read(fuse_req_t req, size_t size, off_t offset, fuse_file_info* fi);
   // DATA is in memory or in a pipe: copy it with fuse_buf_copy.
   virtual void write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_file_info* fi);
-  virtual void flush(fuse_req_t req, fuse_file_info* fi);  // default: done
+  virtual void flush(fuse_req_t req, fuse_file_info* fi);                  // default: done
   virtual void fsync(fuse_req_t req, bool data_only, fuse_file_info* fi);  // default: done
   virtual void fallocate(fuse_req_t req, int mode, off_t offset, off_t length);
   virtual void lseek(fuse_req_t req, off_t offset, int whence);
@@ -111,7 +111,9 @@ inline Handle* handle_of(const fuse_file_info* fi) {
 inline void set_handle(fuse_file_info* fi, Handle* handle) {
   fi->fh = reinterpret_cast<uint64_t>(handle);
 }
-inline fuse_ino_t nodeid_of(Node* node) { return reinterpret_cast<fuse_ino_t>(node); }
+inline fuse_ino_t nodeid_of(Node* node) {
+  return reinterpret_cast<fuse_ino_t>(node);
+}
 
 // Describes NODE and replies with it. Takes over the caller's lookup of it, also on failure.
 void reply_entry(fuse_req_t req, Node* node);

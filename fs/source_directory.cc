@@ -20,7 +20,9 @@ bool is_dot(const char* name) {
 
 }  // namespace
 
-SourceDirectory::~SourceDirectory() { volume_.directories.remove(this); }
+SourceDirectory::~SourceDirectory() {
+  volume_.directories.remove(this);
+}
 
 FdUse SourceDirectory::use() {
   {
@@ -42,7 +44,9 @@ bool SourceDirectory::hides(const char* name) const {
   return is_root() && std::strcmp(name, kControlName) == 0;
 }
 
-int SourceDirectory::refuse(const char* name) const { return hides(name) ? EPERM : 0; }
+int SourceDirectory::refuse(const char* name) const {
+  return hides(name) ? EPERM : 0;
+}
 
 void SourceDirectory::lookup(fuse_req_t req, const char* name) {
   if (is_root()) {
@@ -76,7 +80,7 @@ void SourceDirectory::lookup(fuse_req_t req, const char* name) {
     return;
   }
   fuse_entry_param entry{};
-  struct stat st{};
+  struct stat st {};
   int error = 0;
   if (SourceNode* node = volume_.node_at(this, dir.get(), name, &st, &error)) {
     node->fill(&entry, st);
@@ -109,7 +113,7 @@ void SourceDirectory::make_entry(fuse_req_t req, const char* name, Make&& make) 
   const FdUse dir = use();
   int error = !dir ? dir.error() : refuse(name);
   SourceNode* node = nullptr;
-  struct stat st{};
+  struct stat st {};
   if (error == 0) {
     NamesChange names;
     names.parents[0] = id();
@@ -150,7 +154,7 @@ void SourceDirectory::create(fuse_req_t req, const char* name, mode_t mode, fuse
   const int flags = SourceFile::backing_flags(fi->flags, volume_.options().writeback);
   UniqueFd fd;
   SourceNode* node = nullptr;
-  struct stat st{};
+  struct stat st {};
   if (error == 0) {
     NamesChange names;
     names.parents[0] = id();
@@ -189,7 +193,7 @@ void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
   const int flags = SourceFile::backing_flags(fi->flags & ~O_TMPFILE, volume_.options().writeback);
   UniqueFd fd;
   SourceNode* node = nullptr;
-  struct stat st{};
+  struct stat st {};
   if (error == 0) {
     {
       const ActAs caller(req, ActAs::What::kCreate, volume_.options().switch_ids);
@@ -222,7 +226,7 @@ void SourceDirectory::keep_victim(int dir_fd, const char* name, const struct sta
 void SourceDirectory::remove_entry(fuse_req_t req, const char* name, int flags) {
   const FdUse dir = use();
   int error = !dir ? dir.error() : refuse(name);
-  struct stat st{};
+  struct stat st {};
   if (error == 0 && fstatat(dir.get(), name, &st, AT_SYMLINK_NOFOLLOW) != 0) {
     // A virtual entry is there for the kernel, but cannot be removed.
     error = errno == ENOENT && std::strcmp(name, kCloneListName) == 0 ? EPERM : errno;
@@ -243,7 +247,9 @@ void SourceDirectory::remove_entry(fuse_req_t req, const char* name, int flags) 
   fuse_reply_err(req, error);
 }
 
-void SourceDirectory::unlink(fuse_req_t req, const char* name) { remove_entry(req, name, 0); }
+void SourceDirectory::unlink(fuse_req_t req, const char* name) {
+  remove_entry(req, name, 0);
+}
 void SourceDirectory::rmdir(fuse_req_t req, const char* name) {
   remove_entry(req, name, AT_REMOVEDIR);
 }
@@ -259,7 +265,8 @@ void SourceDirectory::rename(fuse_req_t req, const char* name, Node* to, const c
   const FdUse to_dir = target->use();
   int error = !from_dir ? from_dir.error() : !to_dir ? to_dir.error() : refuse(name);
   if (error == 0) error = target->refuse(new_name);
-  struct stat moved{}, victim{};
+  struct stat moved {
+  }, victim{};
   if (error == 0 && fstatat(from_dir.get(), name, &moved, AT_SYMLINK_NOFOLLOW) != 0) error = errno;
   if (error == 0) {
     NamesChange names;
@@ -280,8 +287,7 @@ void SourceDirectory::rename(fuse_req_t req, const char* name, Node* to, const c
     }
     const Change change = volume_.engine().change_names(names);
     error = change.error();
-    if (error == 0 &&
-        renameat2(from_dir.get(), name, to_dir.get(), new_name, flags) != 0) {
+    if (error == 0 && renameat2(from_dir.get(), name, to_dir.get(), new_name, flags) != 0) {
       error = errno;
     }
   }
@@ -304,8 +310,8 @@ void SourceDirectory::link(fuse_req_t req, Node* target, const char* name) {
     names.objects[0] = node->id();
     const Change change = volume_.engine().change_names(names);
     error = change.error();
-    if (error == 0 && linkat(AT_FDCWD, ProcPath(object.get()).get(), dir.get(), name,
-                             AT_SYMLINK_FOLLOW) != 0) {
+    if (error == 0 &&
+        linkat(AT_FDCWD, ProcPath(object.get()).get(), dir.get(), name, AT_SYMLINK_FOLLOW) != 0) {
       error = errno;
     }
   }
@@ -395,7 +401,7 @@ void DirectoryHandle::fill(fuse_req_t req, size_t size, off_t offset, bool plus)
       // Does it fit? Before the lookup, which would have to be taken back.
       if (fuse_add_direntry_plus(req, nullptr, 0, name, &param, entry->next) > size - used) break;
       if (!is_dot(name)) {
-        struct stat st{};
+        struct stat st {};
         int lookup_error = 0;
         node = volume.node_at(&directory_, fd_.get(), name, &st, &lookup_error);
         if (node != nullptr) {

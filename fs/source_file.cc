@@ -111,8 +111,8 @@ void SourceFile::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {
 void SourceFile::fallocate(fuse_req_t req, int mode, off_t offset, off_t length) {
   int error = 0;
   {
-    const Change change = node_.volume().engine().change_data(node_.id(), readable_fd(),
-                                                              range_of(offset, length));
+    const Change change =
+        node_.volume().engine().change_data(node_.id(), readable_fd(), range_of(offset, length));
     error = change.error();
     if (error == 0) {
       const ActAs caller(req, ActAs::What::kIds, node_.volume().options().switch_ids);
@@ -123,8 +123,8 @@ void SourceFile::fallocate(fuse_req_t req, int mode, off_t offset, off_t length)
   fuse_reply_err(req, error);
 }
 
-// Where nobody has the file open for writing, the source knows its holes. Else pages that the kernel
-// has not written back yet may lie in what is a hole there: then all up to the size that
+// Where nobody has the file open for writing, the source knows its holes. Else pages that the
+// kernel has not written back yet may lie in what is a hole there: then all up to the size that
 // applications see is data.
 void SourceFile::lseek(fuse_req_t req, off_t offset, int whence) {
   if (!node_.volume().options().writeback || !node_.volume().writable.contains(&node_)) {
@@ -164,8 +164,7 @@ void SourceFile::copy_file_range(fuse_req_t req, off_t offset, Handle* to, off_t
   ssize_t copied = 0;
   {
     const Change change = node_.volume().engine().change_data(
-        target->node_.id(), target->readable_fd(),
-        range_of(to_offset, static_cast<off_t>(length)));
+        target->node_.id(), target->readable_fd(), range_of(to_offset, static_cast<off_t>(length)));
     if (change.error() != 0) {
       copied = -change.error();
     } else {

@@ -94,14 +94,14 @@ void SourceNode::fill(fuse_entry_param* entry, const struct stat& st) const {
 int SourceNode::describe(fuse_entry_param* entry) {
   const FdUse fd = use();
   if (!fd) return fd.error();
-  struct stat st{};
+  struct stat st {};
   if (fstat(fd.get(), &st) != 0) return errno;
   fill(entry, st);
   return 0;
 }
 
 void SourceNode::reply_attributes(fuse_req_t req, int fd) {
-  struct stat st{};
+  struct stat st {};
   if (fstat(fd, &st) != 0) {
     fuse_reply_err(req, errno);
     return;
@@ -144,8 +144,8 @@ int SourceNode::set_attributes(fuse_req_t req, const struct stat& attr, int to_s
     const ActAs caller(req, ActAs::What::kIds, volume_.options().switch_ids);
     if (ftruncate(fd, attr.st_size) != 0) return errno;
   }
-  constexpr int kTimes = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME |
-                         FUSE_SET_ATTR_MTIME_NOW;
+  constexpr int kTimes =
+      FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
   constexpr int kOthers = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | kTimes;
   if ((to_set & kOthers) == 0) return 0;
 
@@ -180,7 +180,7 @@ int SourceNode::set_attributes(fuse_req_t req, const struct stat& attr, int to_s
       mtime_moved_ = false;
     }
     if (utimensat(AT_FDCWD, ProcPath(path_fd).get(), times, 0) != 0) return errno;
-    struct stat st{};
+    struct stat st {};
     if (sets_mtime && times[1].tv_nsec == UTIME_NOW && fstat(path_fd, &st) == 0) {
       kernel_mtime_is(st.st_mtim);
     }
@@ -224,7 +224,7 @@ void SourceNode::readlink(fuse_req_t req) {
 
 void SourceNode::statfs(fuse_req_t req) {
   const FdUse fd = use();
-  struct statvfs stats{};
+  struct statvfs stats {};
   if (!fd) {
     fuse_reply_err(req, fd.error());
   } else if (fstatvfs(fd.get(), &stats) != 0) {
@@ -344,7 +344,7 @@ void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
     // The kernel would read through this handle what a partial page lacks.
     if ((flags & O_ACCMODE) == O_WRONLY) fi->direct_io = 1;
   }
-  struct stat st{};
+  struct stat st {};
   if (!fd || fstat(fd.get(), &st) != 0) {
     fuse_reply_err(req, errno);
     return;

@@ -1,4 +1,5 @@
-// Nodes of the live mount: the objects of the source. fs/SEMANTICS.md says what is done how, and why.
+// Nodes of the live mount: the objects of the source. fs/SEMANTICS.md says what is done how, and
+// why.
 #pragma once
 
 #include <atomic>

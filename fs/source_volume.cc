@@ -210,7 +210,7 @@ Result<std::unique_ptr<SourceVolume>> SourceVolume::open(Engine& engine, VolumeO
       std::clamp<size_t>(static_cast<size_t>(limit.rlim_cur) / 8, 64, 16384);
   std::unique_ptr<SourceVolume> self(new SourceVolume(engine, options, directory_limit));
 
-  struct stat st{};
+  struct stat st {};
   UniqueFd fd(openat(options.source, ".", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!fd || fstat(fd.get(), &st) != 0) {
     return Error::from_errno(errno, "cannot open the source directory");
@@ -245,8 +245,7 @@ SourceVolume::~SourceVolume() {
 }
 
 SourceNode* SourceVolume::make_node(const struct stat& st, HandleBytes handle,
-                                    const std::shared_ptr<const HandleSpace>& space,
-                                    UniqueFd pin) {
+                                    const std::shared_ptr<const HandleSpace>& space, UniqueFd pin) {
   if (S_ISDIR(st.st_mode)) {
     return new SourceDirectory(*this, st, std::move(handle), space, std::move(pin));
   }
@@ -297,17 +296,16 @@ SourceNode* SourceVolume::node_at(SourceDirectory* directory, int dir_fd, const 
     *error = errno;
     return nullptr;
   }
-  return enter(directory, *st, {}, [&] { return std::move(fd); }, error);
+  return enter(
+      directory, *st, {}, [&] { return std::move(fd); }, error);
 }
 
-SourceNode* SourceVolume::node_of(SourceDirectory* directory, int fd, struct stat* st,
-                                  int* error) {
+SourceNode* SourceVolume::node_of(SourceDirectory* directory, int fd, struct stat* st, int* error) {
   if (fstat(fd, st) != 0) {
     *error = errno;
     return nullptr;
   }
-  HandleBytes handle =
-      directory->space()->by_handle() ? handle_bytes(fd, "") : HandleBytes();
+  HandleBytes handle = directory->space()->by_handle() ? handle_bytes(fd, "") : HandleBytes();
   return enter(
       directory, *st, std::move(handle),
       [&] { return UniqueFd(::open(ProcPath(fd).get(), O_PATH | O_CLOEXEC)); }, error);
@@ -323,7 +321,7 @@ std::string SourceVolume::path_of(int dir_fd) const {
   const FdUse root_fd = root_->use();
   std::string root = target(root_fd.get());
   const std::string path = target(dir_fd);
-  struct stat st{};
+  struct stat st {};
   if (fstat(dir_fd, &st) != 0 || st.st_nlink == 0) return "";
   if (path == root) return ".";
   if (root != "/") root += '/';
@@ -361,8 +359,8 @@ struct FlushRun {
   std::mutex mutex;
   std::condition_variable ended;
   std::vector<std::string> names;
-  size_t next = 0;      // the first of names that nobody has taken
-  unsigned threads = 0; // still at work
+  size_t next = 0;       // the first of names that nobody has taken
+  unsigned threads = 0;  // still at work
   int error = 0;
 };
 
@@ -461,11 +459,10 @@ void SourceVolume::ask_size(SourceNode* node, std::function<void(int64_t)> done)
   }
   jobs_->post(
       [mount, name = self->name_of(node), done] {
-        const UniqueFd fd(
-            openat(mount->get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-        struct statx st{};
-        const bool known = fd && statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
-                                       STATX_SIZE, &st) == 0;
+        const UniqueFd fd(openat(mount->get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+        struct statx st {};
+        const bool known =
+            fd && statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) == 0;
         done(known ? static_cast<int64_t>(st.stx_size) : -1);
       },
       [done] { done(-1); });

@@ -1,6 +1,7 @@
 // What the nodes of the live mount share. Private to fs/volume.cc and fs/source_*.cc.
 //
-// Locks, each taken alone or in this order: a shard of the node table; DirectoryCache; a node's own.
+// Locks, each taken alone or in this order: a shard of the node table; DirectoryCache; a node's
+// own.
 #pragma once
 
 #include <sys/types.h>

@@ -14,13 +14,23 @@ Result<std::unique_ptr<Volume>> Volume::open(Engine& engine, VolumeOptions optio
 Volume::Volume(std::unique_ptr<SourceVolume> source) : source_(std::move(source)) {}
 Volume::~Volume() = default;
 
-Node* Volume::root() { return source_->root(); }
-void Volume::set_virtual_entries(VirtualEntries* entries) { source_->virtual_entries = entries; }
+Node* Volume::root() {
+  return source_->root();
+}
+void Volume::set_virtual_entries(VirtualEntries* entries) {
+  source_->virtual_entries = entries;
+}
 Status Volume::attach_mount(const std::string& mountpoint) {
   return source_->attach_mount(mountpoint);
 }
-void Volume::detach_mount() { source_->detach_mount(); }
-Status Volume::flush_dirty(const Engine::Wanted& wanted) { return source_->flush_dirty(wanted); }
-size_t Volume::cached_nodes() const { return source_->nodes.size(); }
+void Volume::detach_mount() {
+  source_->detach_mount();
+}
+Status Volume::flush_dirty(const Engine::Wanted& wanted) {
+  return source_->flush_dirty(wanted);
+}
+size_t Volume::cached_nodes() const {
+  return source_->nodes.size();
+}
 
 }  // namespace clonefs

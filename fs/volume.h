@@ -1,6 +1,6 @@
 // Volume: what the live mount works on: the source directory, the engine that is told of every
-// change, the table of nodes, the set of files that may have dirty pages, and the way to the virtual
-// entries (`.clonefs`, `.clone`), which others fill in.
+// change, the table of nodes, the set of files that may have dirty pages, and the way to the
+// virtual entries (`.clonefs`, `.clone`), which others fill in.
 //
 // Thread safety: any member function from any thread; set-up (set_virtual_entries, attach_mount)
 // before requests come, or as said there.
@@ -35,9 +35,9 @@ class VirtualEntries {
 };
 
 struct VolumeOptions {
-  int source = -1;            // descriptor of the source directory; borrowed for the whole life
-  bool writeback = true;      // as the FuseSession's
-  bool switch_ids = true;     // act as the caller (needs root); else everything as the daemon
+  int source = -1;         // descriptor of the source directory; borrowed for the whole life
+  bool writeback = true;   // as the FuseSession's
+  bool switch_ids = true;  // act as the caller (needs root); else everything as the daemon
   std::chrono::seconds flush_timeout{120};
 };
 
@@ -54,15 +54,15 @@ class Volume {
 
   void set_virtual_entries(VirtualEntries* entries);
 
-  // Opens the mounted volume through the mount, for flush_dirty. To be called once, by a thread that
-  // serves no requests, when the mount answers. MOUNTPOINT: its path.
+  // Opens the mounted volume through the mount, for flush_dirty. To be called once, by a thread
+  // that serves no requests, when the mount answers. MOUNTPOINT: its path.
   Status attach_mount(const std::string& mountpoint);
   // Gives that up again, so that the mount is not busy.
   void detach_mount();
 
-  // For Engine::set_flush: makes the dirty pages of every file with a writable open for which WANTED
-  // is true reach the engine, and waits. From a thread that serves no requests. ETIMEDOUT: the
-  // kernel did not write back in time.
+  // For Engine::set_flush: makes the dirty pages of every file with a writable open for which
+  // WANTED is true reach the engine, and waits. From a thread that serves no requests. ETIMEDOUT:
+  // the kernel did not write back in time.
   Status flush_dirty(const Engine::Wanted& wanted);
 
   // Nodes that are known to the kernel, for tests and status.

@@ -1,7 +1,7 @@
-// Every kind of change that the mount can make passes the engine: a clone that is not drained yet must
-// show what was there before the change, and one that is not activated yet what is there after it.
-// The copy program does not run until the change has happened, so a change that passes the engine by
-// shows up as a difference.
+// Every kind of change that the mount can make passes the engine: a clone that is not drained yet
+// must show what was there before the change, and one that is not activated yet what is there after
+// it. The copy program does not run until the change has happened, so a change that passes the
+// engine by shows up as a difference.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/falloc.h>
@@ -51,8 +51,11 @@ std::string acl_bytes() {
     uint16_t tag, perm;
     uint32_t id;
   };
-  const Entry entries[] = {{1, 6, 0xffffffff}, {2, 4, 12345},       {4, 4, 0xffffffff},
-                           {16, 4, 0xffffffff}, {32, 4, 0xffffffff}};
+  const Entry entries[] = {{1, 6, 0xffffffff},
+                           {2, 4, 12345},
+                           {4, 4, 0xffffffff},
+                           {16, 4, 0xffffffff},
+                           {32, 4, 0xffffffff}};
   const uint32_t version = 2;
   return std::string(reinterpret_cast<const char*>(&version), sizeof version) +
          std::string(reinterpret_cast<const char*>(entries), sizeof entries);
@@ -173,7 +176,8 @@ const std::vector<Kind>& kinds() {
          return setxattr((d + "/file").c_str(), "system.posix_acl_access", acl.data(), acl.size(),
                          0) == 0;
        }},
-      {"ChmodDirectory", [](const std::string& d) { return chmod((d + "/sub").c_str(), 0700) == 0; }},
+      {"ChmodDirectory",
+       [](const std::string& d) { return chmod((d + "/sub").c_str(), 0700) == 0; }},
       {"Create",
        [](const std::string& d) {
          const File f(d + "/sub/created", O_WRONLY | O_CREAT | O_EXCL);
@@ -256,9 +260,10 @@ TEST_P(Interception, BeforeActivationTheCloneFollows) {
   expect_clone_equals(expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(Changes, Interception,
-                         ::testing::Range<size_t>(0, kinds().size()),
-                         [](const auto& parameter) { return std::string(kinds()[parameter.param].name); });
+INSTANTIATE_TEST_SUITE_P(Changes, Interception, ::testing::Range<size_t>(0, kinds().size()),
+                         [](const auto& parameter) {
+                           return std::string(kinds()[parameter.param].name);
+                         });
 
 }  // namespace
 }  // namespace clonefs::testing

@@ -134,7 +134,7 @@ struct Described {
 };
 
 Described describe(const std::string& path) {
-  struct stat st{};
+  struct stat st {};
   Described result;
   if (lstat(path.c_str(), &st) != 0) return {"not there: " + std::string(strerror(errno)), ""};
   std::ostringstream text;

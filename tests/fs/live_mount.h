@@ -1,5 +1,5 @@
-// A live mount for tests, served by a child process with a real engine: a process that serves a mount
-// must never use it.
+// A live mount for tests, served by a child process with a real engine: a process that serves a
+// mount must never use it.
 #pragma once
 
 #include <sys/types.h>

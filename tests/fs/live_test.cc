@@ -42,7 +42,7 @@ class Live : public ::testing::TestWithParam<bool> {
     return open(at(name).c_str(), flags | O_CLOEXEC, mode);
   }
   static struct stat stat_of(const std::string& path) {
-    struct stat st{};
+    struct stat st {};
     EXPECT_EQ(lstat(path.c_str(), &st), 0) << path << ": " << strerror(errno);
     return st;
   }
@@ -127,8 +127,7 @@ TEST_P(Live, WriteOnlyHandlesCanWriteParts) {
 TEST_P(Live, DirectAndMappedAndBufferedSeeTheSame) {
   const int fd = open_at("f", O_RDWR | O_CREAT);
   ASSERT_EQ(ftruncate(fd, 1 << 20), 0);
-  char* map = static_cast<char*>(
-      mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  char* map = static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
   ASSERT_NE(map, MAP_FAILED);
   memcpy(map + 70000, "mapped", 6);
   char buffer[6];
@@ -155,8 +154,7 @@ TEST_P(Live, DirectAndMappedAndBufferedSeeTheSame) {
 TEST_P(Live, PrivateMappingsStayPrivate) {
   write_file(at("f"), std::string(8192, 'a'));
   const int fd = open_at("f", O_RDONLY);
-  char* map =
-      static_cast<char*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
+  char* map = static_cast<char*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
   ASSERT_NE(map, MAP_FAILED);
   map[0] = 'b';
   munmap(map, 8192);
@@ -284,7 +282,7 @@ TEST_P(Live, DeletedObjectsLiveWhileTheyAreHeld) {
   const int held = open_at("f", O_RDWR);
   const int path_only = open_at("f", O_PATH);
   ASSERT_EQ(unlink(at("f").c_str()), 0);
-  struct stat st{};
+  struct stat st {};
   ASSERT_EQ(fstat(held, &st), 0);
   EXPECT_EQ(st.st_nlink, 0u);
   ASSERT_EQ(pwrite(held, "C", 1, 0), 1);
@@ -358,13 +356,13 @@ TEST_P(Live, LocksHoldBetweenProcesses) {
   write_file(at("f"), "x");
   const int fd = open_at("f", O_RDWR);
   ASSERT_EQ(flock(fd, LOCK_EX), 0);
-  struct flock lock{};
+  struct flock lock {};
   lock.l_type = F_WRLCK;
   ASSERT_EQ(fcntl(fd, F_SETLK, &lock), 0);
   const pid_t child = fork();
   if (child == 0) {
     const int other = open_at("f", O_RDWR);
-    struct flock mine{};
+    struct flock mine {};
     mine.l_type = F_WRLCK;
     const bool refused = flock(other, LOCK_EX | LOCK_NB) == -1 && errno == EWOULDBLOCK &&
                          fcntl(other, F_SETLK, &mine) == -1;
@@ -481,7 +479,8 @@ TEST_P(Live, ThePoolIsOutOfReach) {
 }
 
 TEST_P(Live, StatfsIsTheSources) {
-  struct statvfs through{}, real{};
+  struct statvfs through {
+  }, real{};
   ASSERT_EQ(statvfs(mount_->path().c_str(), &through), 0);
   ASSERT_EQ(statvfs(mount_->source().c_str(), &real), 0);
   EXPECT_EQ(through.f_blocks, real.f_blocks);
@@ -570,8 +569,11 @@ TEST_P(Live, DefaultAclsReplaceTheUmask) {
     uint16_t tag, perm;
     uint32_t id;
   };
-  const Entry entries[] = {{1, 7, 0xffffffff}, {2, 6, 1234},         {4, 5, 0xffffffff},
-                           {16, 7, 0xffffffff}, {32, 0, 0xffffffff}};
+  const Entry entries[] = {{1, 7, 0xffffffff},
+                           {2, 6, 1234},
+                           {4, 5, 0xffffffff},
+                           {16, 7, 0xffffffff},
+                           {32, 0, 0xffffffff}};
   std::string acl("\x02\0\0\0", 4);
   acl.append(reinterpret_cast<const char*>(entries), sizeof entries);
   if (setxattr(at("d").c_str(), "system.posix_acl_default", acl.data(), acl.size(), 0) != 0) {
@@ -628,13 +630,13 @@ TEST_P(Live, PermissionsAreChecked) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root";
   write_file(at("secret"), "x");
   ASSERT_EQ(chmod(at("secret").c_str(), 0600), 0);
-  EXPECT_EQ(as_user(1234, 2345, {}, 0,
-                    [&] { return open_at("secret", O_RDONLY) < 0 ? errno : 0; }),
+  EXPECT_EQ(as_user(1234, 2345, {}, 0, [&] { return open_at("secret", O_RDONLY) < 0 ? errno : 0; }),
             EACCES);
   EXPECT_EQ(as_user(1234, 2345, {}, 0, [&] { return unlink(at("secret").c_str()) ? errno : 0; }),
             EACCES);
-  EXPECT_EQ(as_user(1234, 2345, {}, 0, [&] { return chmod(at("secret").c_str(), 0666) ? errno : 0; }),
-            EPERM);
+  EXPECT_EQ(
+      as_user(1234, 2345, {}, 0, [&] { return chmod(at("secret").c_str(), 0666) ? errno : 0; }),
+      EPERM);
 }
 
 TEST_P(Live, SyncOfDirectoriesAndFiles) {
