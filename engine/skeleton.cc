@@ -600,6 +600,7 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
   }
   // The column stands: from here on writes are noted in it. Now the data that is there already.
   const Transition joins = o.recheck ? on_recheck : on_create;
+  bool (*which)(TrackBits) = is_done;
   const auto add = [&](ByteRange r) {
     Extent extent = ts.touched(r);
     for (uint64_t t = extent.first; t < extent.end();) {
@@ -615,14 +616,16 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
         }
         ++u;
       }
-      change_bits(s, o, {t, u - t}, is_done, joins);
+      change_bits(s, o, {t, u - t}, which, joins);
       t = u;
     }
   };
   if (auto status = each_data(source.get(), o.recheck ? 0 : from, size, add); !status)
     return status;
   if (o.recheck) {
-    // After a restart, a track that is done in the table and has data on either side may be stale.
+    // After a restart, a track that is done in the table and has data on either side may be stale,
+    // and one that is pending may have been put on the clone side.
+    which = [](TrackBits b) { return !is_precopied(b); };
     if (auto status = each_data(clone.get(), 0, size, add); !status) return status;
     o.recheck = false;
   }
