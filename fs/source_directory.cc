@@ -207,7 +207,7 @@ void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
     fuse_reply_err(req, error);
     return;
   }
-  node->pin(fd.get());  // has no name to be found by
+  node->pin(UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)));  // has no name to be found by
   fi->keep_cache = 1;
   reply_create(req, node, new SourceFile(*node, std::move(fd), flags, st), fi);
 }
@@ -217,8 +217,7 @@ void SourceDirectory::keep_victim(int dir_fd, const char* name, const struct sta
   SourceNode* node = volume_.nodes.find({victim.st_dev, victim.st_ino});
   if (node == nullptr) return;
   if (!node->handle().empty() && node->handle() == handle_bytes(dir_fd, name)) {
-    const UniqueFd fd(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
-    if (fd) node->pin(fd.get());
+    node->pin(UniqueFd(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)));
   }
   node->forget(1);
 }

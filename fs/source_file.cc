@@ -91,10 +91,13 @@ void SourceFile::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_fil
   }
 }
 
-// Some file systems (NFS) tell of failed writes when a descriptor is closed.
+// Where closing a file tells nothing the kernel need not ask: after ENOSYS it saves the round trip,
+// and goes on to write back, and to tell its own errors, at each close.
 void SourceFile::flush(fuse_req_t req, fuse_file_info*) {
   int error = 0;
-  if (writable_) {
+  if (!node_.volume().close_tells()) {
+    error = ENOSYS;
+  } else if (writable_) {
     node_.restore_mtime(fd_.get());
     const int copy = fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0);
     if (copy >= 0 && close(copy) != 0) error = errno;

@@ -45,11 +45,9 @@ FdUse SourceNode::use() {
   return fd ? FdUse(std::move(fd)) : FdUse(errno);
 }
 
-void SourceNode::pin(int fd) {
-  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (!copy) return;
+void SourceNode::pin(UniqueFd fd) {
   std::lock_guard lock(mutex_);
-  if (!fd_) fd_ = std::make_shared<const UniqueFd>(std::move(copy));
+  if (fd && !fd_) fd_ = std::make_shared<const UniqueFd>(std::move(fd));
 }
 
 int SourceNode::open_object(int flags) {

@@ -36,7 +36,7 @@ class SourceNode : public Node {
   virtual FdUse use();
   // From now on a descriptor is kept: the object is about to lose its last name, and could not be
   // opened by its handle any more once no other descriptor holds it.
-  void pin(int fd);
+  void pin(UniqueFd fd);
   // Opens the object: -1 and errno.
   int open_object(int flags);
 

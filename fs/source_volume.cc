@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -198,6 +199,25 @@ void JobThread::run() {
   }
 }
 
+// File systems that learn only when a file is closed that a write failed (over a network, a quota).
+static bool is_remote(int fd) {
+  struct statfs fs{};
+  if (fstatfs(fd, &fs) != 0) return true;
+  switch (static_cast<uint32_t>(fs.f_type)) {
+    case 0x00006969:  // NFS
+    case 0x0000517b:  // SMB
+    case 0xff534d42:  // CIFS
+    case 0xfe534d42:  // SMB2
+    case 0x00c36400:  // CEPH
+    case 0x5346414f:  // AFS
+    case 0x01021997:  // 9P
+    case 0x65735546:  // FUSE
+      return true;
+    default:
+      return false;
+  }
+}
+
 // --- SourceVolume ----------------------------------------------------------------------------
 
 SourceVolume::SourceVolume(Engine& engine, VolumeOptions options, size_t directory_limit)
@@ -219,6 +239,7 @@ Result<std::unique_ptr<SourceVolume>> SourceVolume::open(Engine& engine, VolumeO
     return Error::from_errno(errno, "clonefs needs /proc, but cannot use /proc/self/fd");
   }
   self->device_ = st.st_dev;
+  self->close_tells_ = is_remote(fd.get());
 
   self->self = std::make_shared<SelfAccess>();
   unsigned char secret[16];

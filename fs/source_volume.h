@@ -135,6 +135,8 @@ class SourceVolume {
   const VolumeOptions& options() const { return options_; }
   dev_t device() const { return device_; }
   SourceDirectory* root() { return root_; }
+  // close(2) of a file of the source can tell of a failed write.
+  bool close_tells() const { return close_tells_; }
 
   // The node of the object NAME in DIRECTORY with one more lookup; null and *error.
   SourceNode* node_at(SourceDirectory* directory, int dir_fd, const char* name, struct stat* st,
@@ -168,6 +170,7 @@ class SourceVolume {
   Engine& engine_;
   const VolumeOptions options_;
   dev_t device_ = 0;
+  bool close_tells_ = false;
   SourceDirectory* root_ = nullptr;
   std::mutex flush_mutex_;
   std::mutex jobs_mutex_;
