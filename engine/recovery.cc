@@ -511,10 +511,10 @@ Status Core::close() {
       }
     }
   }
+  // Nobody works on the sessions any more; a work mutex may not be asked for beneath a batch.
   Catalog::Batch batch(*catalog_);
   Status status = batch.clear_marks();
   for (auto& [name, s] : sessions_) {
-    const std::lock_guard work(s->work_mutex);
     if (status) status = put_rows(*s, batch);
     if (s->state.load() != SessionState::kCopyInProgress) continue;
     for (auto& o : s->objects) {

@@ -573,6 +573,7 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
   const uint64_t from_track = o.column == nullptr ? 0 : o.column->count;
   const uint64_t from = ts.offset_of(from_track);
   if (size <= from && !o.recheck) {
+    const std::lock_guard lock(s.object_lock(o));
     if (o.column == nullptr) o.column = std::make_unique<Column>();
     return {};
   }
