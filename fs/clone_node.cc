@@ -44,6 +44,21 @@ std::string fd_path(int fd) {
   return "/proc/self/fd/" + std::to_string(fd);
 }
 
+constexpr int kAttributes = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID |
+                            FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME |
+                            FUSE_SET_ATTR_CTIME;
+// FUSE_SET_ATTR_KILL_SUID and _SGID, which libfuse 3.14 does not name.
+constexpr int kKillSetIds = (1 << 11) | (1 << 12);
+
+// What a write by someone without CAP_FSETID takes away. With HANDLE_KILLPRIV_V2 that is up to us.
+void drop_set_ids(Disk& disk, int fd) {
+  struct stat st {};
+  if (disk.stat(fd, "", &st) != 0 || !S_ISREG(st.st_mode)) return;
+  mode_t dropped = S_ISUID;
+  if ((st.st_mode & S_IXGRP) != 0) dropped |= S_ISGID;
+  if ((st.st_mode & dropped) != 0) disk.chmod(fd, st.st_mode & 07777 & ~dropped);
+}
+
 // One buffer a serving thread, as large as a request can be.
 std::vector<char>& thread_buffer(size_t size) {
   static thread_local std::vector<char> buffer;
@@ -120,6 +135,11 @@ void CloneNode::setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* h
   if (e == 0 && (to_set & FUSE_SET_ATTR_SIZE) != 0) {
     e = truncate(static_cast<uint64_t>(attr->st_size), handle);
     if (e == 0) changed();
+  }
+  // Nothing to set: a write by passthrough is about to begin, for which set-id bits have to go.
+  if (e == 0 && ((to_set & kAttributes) == 0 || (to_set & kKillSetIds) != 0)) {
+    const Fd fd = open_ref(O_PATH);
+    if (fd) drop_set_ids(*tree_.space_.disk, fd.get());
   }
   if (e == 0) e = apply_attributes(*attr, to_set);
   if (e != 0) {
@@ -429,7 +449,7 @@ void CloneNode::open(fuse_req_t req, fuse_file_info* fi) {
   Fd fd;
   if (e == 0) e = open_data(write, &fd);
   Handle* handle = nullptr;
-  if (e == 0) e = make_handle(std::move(fd), fi, &handle);
+  if (e == 0) e = make_handle(req, std::move(fd), fi, &handle);
   if (e != 0) {
     fuse_reply_err(req, e);
   } else {
@@ -437,11 +457,12 @@ void CloneNode::open(fuse_req_t req, fuse_file_info* fi) {
   }
 }
 
-int CloneNode::make_handle(Fd fd, fuse_file_info* fi, Handle** handle) {
+int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** handle) {
   auto file = tree_.engine_.open_clone_file(clone_, fd.get(), pool_ino_);
   if (!file) return file.error().code;
   if ((fi->flags & O_TRUNC) != 0) {
     if (const int e = (*file)->truncate(0); e != 0) return -e;
+    if (fuse_req_ctx(req)->uid != 0) drop_set_ids(*tree_.space_.disk, fd.get());
     changed();
   }
   const bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
@@ -518,7 +539,7 @@ void CloneNode::create(fuse_req_t req, const char* name, mode_t mode, fuse_file_
   Handle* handle = nullptr;
   if (e == 0) {
     static_cast<CloneNode*>(node)->changed();
-    e = static_cast<CloneNode*>(node)->make_handle(std::move(fd), fi, &handle);
+    e = static_cast<CloneNode*>(node)->make_handle(req, std::move(fd), fi, &handle);
     if (e != 0) node->forget(1);
   }
   if (e != 0) {
@@ -548,7 +569,7 @@ void CloneNode::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
   Handle* handle = nullptr;
   if (e == 0) {
     static_cast<CloneNode*>(node)->changed();
-    e = static_cast<CloneNode*>(node)->make_handle(std::move(fd), fi, &handle);
+    e = static_cast<CloneNode*>(node)->make_handle(req, std::move(fd), fi, &handle);
     if (e != 0) node->forget(1);
   }
   if (e != 0) {
@@ -605,16 +626,7 @@ void CloneFileHandle::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fus
     fuse_reply_err(req, static_cast<int>(-n));
     return;
   }
-  // Without passthrough the kernel leaves it to us to take set-id bits away.
-  if (fuse_req_ctx(req)->uid != 0) {
-    struct stat st {};
-    if (::fstat(fd_.get(), &st) == 0 &&
-        ((st.st_mode & S_ISUID) != 0 ||
-         (st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))) {
-      const mode_t kept = (st.st_mode & S_IXGRP) != 0 ? 01777 : 03777;
-      ::fchmod(fd_.get(), st.st_mode & kept);
-    }
-  }
+  if (fuse_req_ctx(req)->uid != 0) drop_set_ids(*node_->tree_.space_.disk, fd_.get());
   node_->changed();
   fuse_reply_write(req, static_cast<size_t>(n));
 }
@@ -633,6 +645,7 @@ void CloneFileHandle::fallocate(fuse_req_t req, int mode, off_t offset, off_t le
   int e = node_->refuse_change();
   if (e == 0) {
     e = -file_->allocate(mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(length));
+    if (e == 0 && fuse_req_ctx(req)->uid != 0) drop_set_ids(*node_->tree_.space_.disk, fd_.get());
     if (e == 0) node_->changed();
   }
   fuse_reply_err(req, e);

@@ -64,7 +64,7 @@ class CloneNode : public KeyedNode {
   int apply_attributes(const struct stat& attr, int to_set);
   int truncate(uint64_t size, Handle* handle);
   // Makes FD an open file of this node; takes FD over. 0 or an errno.
-  int make_handle(Fd fd, fuse_file_info* fi, Handle** handle);
+  int make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** handle);
   // Decides how the open's data are reached, and counts it.
   bool begin_open(const CloneFile& file, int fd, bool write, fuse_file_info* fi);
   void end_open(bool passthrough, bool write);

@@ -94,10 +94,10 @@ struct FuseDispatch {
 #endif
     self->passthrough_ = passthrough;
     self->writeback_ = options.writeback && ask(conn, FUSE_CAP_WRITEBACK_CACHE);
-    // Without it each write costs a request for security.capability. With passthrough nobody would
-    // strip set-id bits then (facts/fuse.md 3c).
+    // Without it each write costs a request for security.capability. Nodes take set-id bits away
+    // themselves; with passthrough an empty SETATTR tells them to (facts/fuse.md 3c).
     ask(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
-    ask(conn, FUSE_CAP_HANDLE_KILLPRIV_V2, !passthrough);
+    ask(conn, FUSE_CAP_HANDLE_KILLPRIV_V2);
     conn->max_write = 1 << 20;
     conn->max_background = 128;
     conn->congestion_threshold = 96;

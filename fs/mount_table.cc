@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -78,8 +78,9 @@ const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::stri
 }
 
 bool is_dead_mount(const std::string& mountpoint) {
-  struct stat st {};
-  return ::stat(mountpoint.c_str(), &st) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+  // Attributes may be cached for long; this is always asked for.
+  struct statfs st {};
+  return ::statfs(mountpoint.c_str(), &st) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 Result<std::string> absolute_path(const std::string& path, bool keep_last) {

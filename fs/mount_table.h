@@ -28,7 +28,7 @@ Result<std::vector<MountEntry>> read_mount_table();
 // The uppermost mount that contains PATH (absolute, clean); null if none does.
 const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::string& path);
 
-// Does the daemon of this mount still live? Asks the kernel only.
+// Has the daemon of this mount ended?
 bool is_dead_mount(const std::string& mountpoint);
 
 // PATH as an absolute one without "." and ".." and symbolic links, as far as it exists; the last

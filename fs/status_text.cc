@@ -153,9 +153,10 @@ std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
     if (!shown(s, all)) continue;
     std::string operation = s.op;
     if (!s.op_status.empty()) operation += (operation.empty() ? "" : " ") + s.op_status;
+    const bool over = s.state == SessionState::kTerminated;  // nothing is counted any more
     rows.push_back({s.name, to_string(s.state), operation, percent(s), std::to_string(s.files),
-                    format_size(s.bytes_total), s.eta_s < 0 ? "-" : duration(s.eta_s),
-                    short_time(s.activated_at)});
+                    over ? "-" : format_size(s.bytes_total),
+                    over || s.eta_s < 0 ? "-" : duration(s.eta_s), short_time(s.activated_at)});
   }
   if (rows.size() == 1) return all ? "no clones\n" : "no sessions\n";
   std::string text = table(rows);

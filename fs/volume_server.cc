@@ -261,6 +261,7 @@ class VolumeServer {
   ServerOptions options_;
   StartReport& report_;
   UniqueFd source_;
+  UniqueFd pool_;  // by its path it is out of reach once the volume is mounted over it
   UniqueFd signals_;
   UniqueFd listener_;
   UniqueFd wake_;
@@ -318,7 +319,7 @@ void VolumeServer::start_log() {
     try {
       logger = std::make_shared<spdlog::logger>(
           "clonefs", std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
-                         engine_->pool_path() + "/clonefs.log", kLogSize, 2));
+                         "/proc/self/fd/" + std::to_string(pool_.get()) + "/clonefs.log", kLogSize, 2));
     } catch (const spdlog::spdlog_ex& e) {
       report_.warn(std::string("no log: ") + e.what());
       return;
@@ -388,6 +389,8 @@ Status VolumeServer::start() {
   auto engine = Engine::open(engine_options);
   if (!engine) return engine.error();
   engine_ = std::move(*engine);
+  pool_ = UniqueFd(::open(engine_->pool_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!pool_) return Error::from_errno(errno, "the pool " + engine_->pool_path());
   start_log();
 
   owner_.emplace(source_.get());
@@ -396,7 +399,7 @@ Status VolumeServer::start() {
   executor_ = std::make_unique<CommandExecutor>(
       *engine_, source_.get(),
       VolumeInfo{options_.mountpoint, options_.source, engine_->pool_path(), ::getpid()});
-  auto view = CloneTree::open(*engine_, {true, false, uint64_t{1} << 63});
+  auto view = CloneTree::open(*engine_, pool_.get(), {true, false, uint64_t{1} << 63});
   if (!view) return view.error();
   view_ = std::move(*view);
   control_ = std::make_unique<ControlTree>(*owner_, *executor_, *runner_, *view_);
@@ -445,15 +448,19 @@ Status VolumeServer::start() {
 }
 
 Status VolumeServer::mount_clones() {
-  const ClonesMount::Parts parts{*owner_, *engine_, *runner_, *notifier_};
+  const ClonesMount::Parts parts{*owner_, *engine_, *runner_, *notifier_, pool_.get()};
   const auto mount = [&] {
     return ClonesMount::open(parts, clones_at_, session_options(true), is_root(),
                              [this] { wake(); });
   };
-  if (clones_at_.empty()) clones_at_ = options_.mountpoint + "/.clonefs/clones";
-  auto clones = mount();
-  if (!clones && !is_root() && private_dir_.empty()) {
-    // Not in the volume, then: in a directory of the user's own, with a link to it.
+  // fusermount3 looks at the mountpoint as root, whom a user's own mount does not let in.
+  const auto& given = options_.mount_options;
+  const bool in_volume = is_root() || std::any_of(given.begin(), given.end(), [](const auto& o) {
+                           return o == "allow_other" || o == "allow_root";
+                         });
+  if (clones_at_.empty() && in_volume) clones_at_ = options_.mountpoint + "/.clonefs/clones";
+  if (clones_at_.empty()) {
+    // In a directory of the user's own, then, with a link to it.
     const char* runtime = std::getenv("XDG_RUNTIME_DIR");
     std::string pattern = runtime != nullptr && *runtime == '/'
                               ? std::string(runtime) + "/clonefs-XXXXXX"
@@ -461,8 +468,8 @@ Status VolumeServer::mount_clones() {
     if (::mkdtemp(pattern.data()) == nullptr) return Error::from_errno(errno, pattern);
     private_dir_ = clones_at_ = pattern;
     control_->set_clones_link(private_dir_);
-    clones = mount();
   }
+  auto clones = mount();
   if (!clones) {
     return Error{clones.error().code, "the clones: " + clones.error().message};
   }

@@ -103,6 +103,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
     const std::string verb = chosen.empty() ? "" : chosen.front()->get_name();
+    if (verb.empty() && app.remaining_size() > 0) {
+      return wrong_usage("unknown command '" + app.remaining().front() + "'", "clonefs --help");
+    }
     return wrong_usage((verb.empty() ? "" : verb + ": ") + error.what(),
                        "clonefs " + (verb.empty() ? "" : verb + " ") + "--help");
   }
