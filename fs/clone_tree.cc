@@ -6,9 +6,10 @@
 
 namespace clonefs {
 
-Result<std::unique_ptr<CloneTree>> CloneTree::open(Engine& engine, CloneTreeOptions options) {
+Result<std::unique_ptr<CloneTree>> CloneTree::open(Engine& engine, int directory,
+                                                   CloneTreeOptions options) {
   Disk& disk = posix_disk();
-  Fd pool(disk, disk.open(AT_FDCWD, engine.pool_path().c_str(), O_RDONLY | O_DIRECTORY));
+  Fd pool(disk, disk.duplicate(directory));
   if (!pool) return Error::from_errno(pool.get(), "the pool " + engine.pool_path());
   std::string handle;
   bool by_handle = false;

@@ -29,8 +29,10 @@ struct CloneTreeOptions {
 
 class CloneTree {
  public:
-  // Errors: the pool cannot be read.
-  static Result<std::unique_ptr<CloneTree>> open(Engine& engine, CloneTreeOptions options);
+  // POOL: a descriptor of its directory, from before the volume was mounted over it; borrowed for
+  // this call. Errors: the pool cannot be read.
+  static Result<std::unique_ptr<CloneTree>> open(Engine& engine, int pool,
+                                                 CloneTreeOptions options);
 
   // The session that serves the nodes, once it is there: for passthrough and notifications.
   void set_session(FuseSession* session, KernelNotifier* notifier) {

@@ -21,7 +21,7 @@ Result<std::unique_ptr<ClonesMount>> ClonesMount::open(Parts parts, const std::s
                                                        FuseSessionOptions options, bool switch_ids,
                                                        std::function<void()> ended) {
   std::unique_ptr<ClonesMount> self(new ClonesMount(parts));
-  auto tree = CloneTree::open(parts.engine, {false, switch_ids, 0});
+  auto tree = CloneTree::open(parts.engine, parts.pool, {false, switch_ids, 0});
   if (!tree) return tree.error();
   self->tree_ = std::move(*tree);
   self->root_ = std::make_unique<ClonesRoot>(parts.owner, parts.engine, parts.runner, *self->tree_);

@@ -22,6 +22,7 @@ class ClonesMount {
     Engine& engine;
     CommandRunner& runner;
     KernelNotifier& notifier;
+    int pool;  // descriptor of its directory
   };
   // Mounts and serves. ENDED is called by the serving thread when the mount is gone.
   static Result<std::unique_ptr<ClonesMount>> open(Parts parts, const std::string& mountpoint,
