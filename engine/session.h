@@ -115,7 +115,7 @@ struct Session {
   std::atomic<bool> removed{false};  // terminated with force or deleted: nothing shows it any more
   std::atomic<uint64_t> rate_limit{0};
   timespec activated_at{};  // written once, before the state becomes CopyInProgress
-  uint64_t fence_ns = 0;
+  std::atomic<uint64_t> fence_ns{0};  // written just after the state
 
   TrackFile track_file;
   std::deque<Object> objects;  // [0] is the root; pointers stay good for the session's life
