@@ -318,8 +318,9 @@ void VolumeServer::start_log() {
   } else {
     try {
       logger = std::make_shared<spdlog::logger>(
-          "clonefs", std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
-                         "/proc/self/fd/" + std::to_string(pool_.get()) + "/clonefs.log", kLogSize, 2));
+          "clonefs",
+          std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
+              "/proc/self/fd/" + std::to_string(pool_.get()) + "/clonefs.log", kLogSize, 2));
     } catch (const spdlog::spdlog_ex& e) {
       report_.warn(std::string("no log: ") + e.what());
       return;
@@ -486,7 +487,7 @@ void VolumeServer::wake() const {
 int VolumeServer::run() {
   const Status started = start();
   if (!started) {
-    spdlog::error("mount failed: {}", started.error().message);
+    if (pool_ && !options_.foreground) spdlog::error("{}", started.error().message);
     report_.fail(started.error().message);
     end(Why::kSignal);
     return 1;
@@ -638,7 +639,7 @@ void VolumeServer::end(Why why) {
   engine_.reset();
   notifier_.reset();
   if (!private_dir_.empty()) ::rmdir(private_dir_.c_str());
-  spdlog::info("ended");
+  if (pool_) spdlog::info("ended");
 }
 
 }  // namespace

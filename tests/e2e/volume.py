@@ -137,6 +137,7 @@ class Volume:
         self.daemon = daemon
         self.pid = None      # the daemon's, while it is mounted
         self.child = None    # the daemon, in the foreground
+        self.said = ""       # by the command that started a daemon in the background
         self.log = os.path.join(self.base, "daemon.log")
         # Opened before the mount, so it leads beneath it.
         self.beneath_fd = os.open(self.source, os.O_PATH | os.O_DIRECTORY)
@@ -163,6 +164,7 @@ class Volume:
             done = run(*self.mount_words())
             if done.returncode != 0:
                 raise Refused(done.returncode, done.stdout)
+            self.said = done.stdout
             self.pid = self.status_json()["pid"]
             _watch(self.pid)
             return self
