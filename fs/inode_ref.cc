@@ -36,10 +36,10 @@ int open_handle(const HandleSpace& space, const HandleBytes& handle, int flags) 
   return open_by_handle_at(space.fd(), &buffer.handle, flags | O_CLOEXEC);
 }
 
-std::shared_ptr<const HandleSpace> HandleSpace::of_directory(int dir) {
+std::shared_ptr<const HandleSpace> HandleSpace::of_directory(int dir, bool wanted) {
   auto space = std::make_shared<HandleSpace>();
   space->fd_.reset(openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!space->fd_) return space;
+  if (!space->fd_ || !wanted) return space;
   const HandleBytes handle = handle_bytes(dir, "");
   if (handle.empty()) return space;
   const UniqueFd again(open_handle(*space, handle, O_PATH));

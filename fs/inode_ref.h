@@ -1,10 +1,9 @@
-// InodeRef: how a node reaches its object again: by a file handle where the daemon may open such,
-// else by an O_PATH descriptor that it keeps. Handles cost no descriptor, so that the number of
-// cached nodes is not bounded by the limit of open files; and since a handle names one incarnation
-// of an inode number, a node can never be taken for a new file that got the number of a deleted
-// one.
+// How a node reaches its object again: by a file handle where the daemon may open such. Handles
+// cost no descriptor, so that the number of cached nodes is not bounded by the limit of open files;
+// and since a handle names one incarnation of an inode number, a node can never be taken for a new
+// file that got the number of a deleted one.
 //
-// Errors: ESTALE when the object is gone. Thread safety: see each class.
+// Errors: ESTALE when the object is gone. Thread safety: each as a plain value.
 #pragma once
 
 #include <sys/stat.h>
@@ -20,8 +19,8 @@ namespace clonefs {
 // The mounted file system that handles are opened in. Immutable; shared by its nodes.
 class HandleSpace {
  public:
-  // DIR: any directory in it, O_PATH will do. Finds out whether handles can be opened.
-  static std::shared_ptr<const HandleSpace> of_directory(int dir);
+  // DIR: any directory in it, O_PATH will do. Finds out whether handles can be opened, if WANTED.
+  static std::shared_ptr<const HandleSpace> of_directory(int dir, bool wanted);
   bool by_handle() const { return usable_; }
   int fd() const { return fd_.get(); }
 

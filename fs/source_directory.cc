@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "fs/credentials.h"
@@ -19,22 +20,6 @@ bool is_dot(const char* name) {
 }
 
 }  // namespace
-
-SourceDirectory::~SourceDirectory() {
-  volume_.directories.remove(this);
-}
-
-FdUse SourceDirectory::use() {
-  {
-    std::lock_guard lock(mutex_);
-    if (fd_) return FdUse(fd_);
-  }
-  UniqueFd fd(open_handle(*space_, handle_, O_PATH | O_DIRECTORY));
-  if (!fd) return FdUse(errno);
-  auto shared = std::make_shared<const UniqueFd>(std::move(fd));
-  volume_.directories.put(this, shared);
-  return FdUse(std::move(shared));
-}
 
 void SourceDirectory::forget(uint64_t count) {
   if (!is_root()) SourceNode::forget(count);  // the root is the volume's
@@ -166,7 +151,7 @@ void SourceDirectory::create(fuse_req_t req, const char* name, mode_t mode, fuse
       fd.reset(openat(dir.get(), name, flags | O_CREAT | O_EXCL | O_NOFOLLOW, mode & 07777));
       if (!fd) error = errno;
     }
-    if (error == 0) node = volume_.node_of(this, fd.get(), &st, &error);
+    if (error == 0) node = volume_.node_of(this, fd.get(), name, &st, &error);
   }
   if (node == nullptr) {
     // EEXIST without O_EXCL cannot be: the kernel looked the name up, and holds the directory.
@@ -201,7 +186,7 @@ void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
       fd.reset(openat(dir.get(), ".", flags | O_TMPFILE, mode & 07777));
       if (!fd) error = errno;
     }
-    if (error == 0) node = volume_.node_of(this, fd.get(), &st, &error);
+    if (error == 0) node = volume_.node_of(this, fd.get(), nullptr, &st, &error);
   }
   if (node == nullptr) {
     fuse_reply_err(req, error);
@@ -213,14 +198,40 @@ void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
 }
 
 void SourceDirectory::keep_victim(int dir_fd, const char* name, const struct stat& victim) {
-  if (victim.st_nlink > 1 && !S_ISDIR(victim.st_mode)) return;
+  const bool last = victim.st_nlink <= 1 || S_ISDIR(victim.st_mode);
+  if (!last && space_->by_handle()) return;
   SourceNode* node = volume_.nodes.find({victim.st_dev, victim.st_ino});
   if (node == nullptr) return;
-  if (!node->handle().empty() && node->handle() == handle_bytes(dir_fd, name)) {
-    node->pin(UniqueFd(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)));
-  }
+  const bool is_it = node->handle().empty() ? last || node->is_located_at(this, name)
+                                            : node->handle() == handle_bytes(dir_fd, name);
+  if (is_it) node->pin(UniqueFd(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)));
   node->forget(1);
 }
+
+// The node of an object without a handle keeps a descriptor until it has its new name.
+class SourceDirectory::Moving {
+ public:
+  Moving(SourceVolume& volume, int dir_fd, const char* name, const struct stat& object)
+      : volume_(volume), node_(volume.nodes.find({object.st_dev, object.st_ino})) {
+    if (node_ == nullptr || !node_->handle().empty()) return;
+    node_->pin(UniqueFd(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)));
+  }
+  ~Moving() {
+    if (node_ == nullptr) return;
+    if (node_->handle().empty()) volume_.descriptors.put(node_, nullptr);
+    node_->forget(1);
+  }
+  Moving(const Moving&) = delete;
+  Moving& operator=(const Moving&) = delete;
+
+  void moved_to(SourceDirectory* directory, const char* name) {
+    if (node_ != nullptr && node_->handle().empty()) node_->located_at(directory, name);
+  }
+
+ private:
+  SourceVolume& volume_;
+  SourceNode* const node_;
+};
 
 void SourceDirectory::remove_entry(fuse_req_t req, const char* name, int flags) {
   const FdUse dir = use();
@@ -264,10 +275,12 @@ void SourceDirectory::rename(fuse_req_t req, const char* name, Node* to, const c
   const FdUse to_dir = target->use();
   int error = !from_dir ? from_dir.error() : !to_dir ? to_dir.error() : refuse(name);
   if (error == 0) error = target->refuse(new_name);
-  struct stat moved {
-  }, victim{};
+  struct stat moved = {};
+  struct stat victim = {};
   if (error == 0 && fstatat(from_dir.get(), name, &moved, AT_SYMLINK_NOFOLLOW) != 0) error = errno;
   if (error == 0) {
+    std::optional<Moving> moving, other;
+    if (!space_->by_handle()) moving.emplace(volume_, from_dir.get(), name, moved);
     NamesChange names;
     names.parents[0] = id();
     names.names[0] = name;
@@ -276,9 +289,12 @@ void SourceDirectory::rename(fuse_req_t req, const char* name, Node* to, const c
     names.objects[0] = moved.st_dev == volume_.device() ? moved.st_ino : 0;
     if (fstatat(to_dir.get(), new_name, &victim, AT_SYMLINK_NOFOLLOW) == 0) {
       names.objects[1] = victim.st_dev == volume_.device() ? victim.st_ino : 0;
+      if (!space_->by_handle() && (flags & RENAME_EXCHANGE) != 0) {
+        other.emplace(volume_, to_dir.get(), new_name, victim);
+      }
       const bool same = victim.st_dev == moved.st_dev && victim.st_ino == moved.st_ino;
       if (!same && (flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)) == 0) {
-        keep_victim(to_dir.get(), new_name, victim);
+        target->keep_victim(to_dir.get(), new_name, victim);
         names.victim = names.objects[1];
         names.victim_dir = to_dir.get();
         names.victim_name = new_name;
@@ -288,6 +304,12 @@ void SourceDirectory::rename(fuse_req_t req, const char* name, Node* to, const c
     error = change.error();
     if (error == 0 && renameat2(from_dir.get(), name, to_dir.get(), new_name, flags) != 0) {
       error = errno;
+    }
+    // Of two names of one file a rename leaves both.
+    const bool one_file = moved.st_dev == victim.st_dev && moved.st_ino == victim.st_ino;
+    if (error == 0 && !one_file) {
+      if (moving) moving->moved_to(target, new_name);
+      if (other) other->moved_to(this, name);
     }
   }
   fuse_reply_err(req, error);

@@ -29,37 +29,102 @@ ino_t shown_ino(dev_t device, ino_t ino, dev_t volume_device) {
 }
 
 SourceNode::SourceNode(SourceVolume& volume, const struct stat& st, HandleBytes handle,
-                       std::shared_ptr<const HandleSpace> space, UniqueFd pin)
+                       std::shared_ptr<const HandleSpace> space)
     : volume_(volume),
       key_{st.st_dev, st.st_ino},
       handle_(std::move(handle)),
-      space_(std::move(space)),
-      fd_(pin ? std::make_shared<const UniqueFd>(std::move(pin)) : nullptr) {}
+      space_(std::move(space)) {}
+
+SourceNode::~SourceNode() {
+  volume_.descriptors.remove(this);
+  if (location_) location_->directory->forget(1);
+}
 
 FdUse SourceNode::use() {
   {
     std::lock_guard lock(mutex_);
     if (fd_) return FdUse(fd_);
   }
-  UniqueFd fd(open_handle(*space_, handle_, O_PATH));
-  return fd ? FdUse(std::move(fd)) : FdUse(errno);
+  UniqueFd fd(reopen());
+  if (!fd) return FdUse(errno);
+  if (!keeps_descriptor()) return FdUse(std::move(fd));
+  auto shared = std::make_shared<const UniqueFd>(std::move(fd));
+  volume_.descriptors.put(this, shared);
+  return FdUse(std::move(shared));
 }
 
-void SourceNode::pin(UniqueFd fd) {
+int SourceNode::reopen() {
+  return handle_.empty() ? reopen_by_name() : open_handle(*space_, handle_, O_PATH);
+}
+
+int SourceNode::reopen_by_name() {
+  // A rename may be quicker, more than once.
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    SourceDirectory* directory = nullptr;
+    std::string name;
+    {
+      std::lock_guard lock(mutex_);
+      if (fd_) return fcntl(fd_->get(), F_DUPFD_CLOEXEC, 0);
+      if (!location_) break;
+      directory = location_->directory;
+      directory->remember();
+      name = location_->name;
+    }
+    UniqueFd fd;
+    int error = 0;
+    {
+      const FdUse dir = directory->use();
+      error = dir.error();
+      if (dir) {
+        fd.reset(openat(dir.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+        if (!fd) error = errno;
+      }
+    }
+    const bool moved = !is_located_at(directory, name.c_str());
+    directory->forget(1);
+    struct stat st {};
+    if (fd && fstat(fd.get(), &st) == 0 && key_ == NodeTable::Key{st.st_dev, st.st_ino}) {
+      return fd.release();
+    }
+    if (!moved && error != 0 && error != ENOENT) {
+      errno = error;
+      return -1;
+    }
+  }
+  errno = ESTALE;
+  return -1;
+}
+
+void SourceNode::located_at(SourceDirectory* directory, const char* name) {
+  std::unique_ptr<Location> old;
+  {
+    std::lock_guard lock(mutex_);
+    if (location_ && location_->directory == directory && location_->name == name) return;
+    directory->remember();
+    old = std::exchange(location_, std::make_unique<Location>(Location{directory, name}));
+  }
+  if (old) old->directory->forget(1);
+}
+
+bool SourceNode::is_located_at(const SourceDirectory* directory, const char* name) {
   std::lock_guard lock(mutex_);
-  if (fd && !fd_) fd_ = std::make_shared<const UniqueFd>(std::move(fd));
+  return location_ && location_->directory == directory && location_->name == name;
 }
 
 int SourceNode::open_object(int flags) {
-  {
+  if (!handle_.empty()) {
     std::unique_lock lock(mutex_);
-    if (fd_) {
-      const std::shared_ptr<const UniqueFd> fd = fd_;
+    if (!fd_) {
       lock.unlock();
-      return ::open(ProcPath(fd->get()).get(), (flags & ~O_NOFOLLOW) | O_CLOEXEC);
+      return open_handle(*space_, handle_, flags);
     }
   }
-  return open_handle(*space_, handle_, flags);
+  const FdUse fd = use();
+  if (!fd) {
+    errno = fd.error();
+    return -1;
+  }
+  return ::open(ProcPath(fd.get()).get(), (flags & ~O_NOFOLLOW) | O_CLOEXEC);
 }
 
 void SourceNode::kernel_mtime_is(const timespec& mtime) {

@@ -23,7 +23,8 @@ ino_t shown_ino(dev_t device, ino_t ino, dev_t volume_device);
 class SourceNode : public Node {
  public:
   SourceNode(SourceVolume& volume, const struct stat& st, HandleBytes handle,
-             std::shared_ptr<const HandleSpace> space, UniqueFd pin);
+             std::shared_ptr<const HandleSpace> space);
+  ~SourceNode() override;
 
   const NodeTable::Key& key() const { return key_; }
   const HandleBytes& handle() const { return handle_; }
@@ -33,10 +34,13 @@ class SourceNode : public Node {
   SourceId id() const { return key_.device == volume_.device() ? key_.ino : 0; }
 
   // O_PATH descriptor of the object.
-  virtual FdUse use();
+  FdUse use();
   // From now on a descriptor is kept: the object is about to lose its last name, and could not be
-  // opened by its handle any more once no other descriptor holds it.
-  void pin(UniqueFd fd);
+  // opened any more once no other descriptor holds it.
+  void pin(UniqueFd fd) { volume_.descriptors.pin(this, std::move(fd)); }
+  // Without a handle the object is opened again by a name that it has. Its directory lives as long.
+  void located_at(SourceDirectory* directory, const char* name);
+  bool is_located_at(const SourceDirectory* directory, const char* name);
   // Opens the object: -1 and errno.
   int open_object(int flags);
 
@@ -66,7 +70,13 @@ class SourceNode : public Node {
 
  protected:
   friend class NodeTable;
-  friend class DirectoryCache;
+  friend class DescriptorCache;
+
+  // Whether the descriptor of use() is kept for the next.
+  virtual bool keeps_descriptor() const { return handle_.empty(); }
+  // O_PATH descriptor; -1 and errno.
+  int reopen();
+  int reopen_by_name();
 
   void reply_attributes(fuse_req_t req, int fd);
   // 0 or an errno. FILE: the open file of the request, or null; PATH_FD: the object.
@@ -79,16 +89,21 @@ class SourceNode : public Node {
   const std::shared_ptr<const HandleSpace> space_;
   std::mutex mutex_;
   std::shared_ptr<const UniqueFd> fd_;  // kept descriptor, under mutex_
-  timespec kernel_mtime_{};             // under mutex_; while there are writable opens
+  struct Location {
+    SourceDirectory* directory;  // with one lookup for us
+    std::string name;
+  };
+  std::unique_ptr<Location> location_;       // under mutex_
+  std::list<SourceNode*>::iterator cached_;  // under DescriptorCache's lock
+  bool is_cached_ = false;
+  timespec kernel_mtime_{};  // under mutex_; while there are writable opens
   std::atomic<bool> mtime_moved_{false};
 };
 
 class SourceDirectory : public SourceNode {
  public:
   using SourceNode::SourceNode;
-  ~SourceDirectory() override;
 
-  FdUse use() override;
   void forget(uint64_t count) override;
 
   void lookup(fuse_req_t req, const char* name) override;
@@ -108,9 +123,9 @@ class SourceDirectory : public SourceNode {
   // Entries of the source that the mount does not show.
   bool hides(const char* name) const;
 
- private:
-  friend class DirectoryCache;
+  bool keeps_descriptor() const override { return true; }
 
+ private:
   // 0, or the errno with which a change of the entry NAME is refused.
   int refuse(const char* name) const;
   // What creates: MAKE makes the object NAME in the directory and returns 0 or an errno.
@@ -120,8 +135,8 @@ class SourceDirectory : public SourceNode {
   // The node of the object that is about to lose the name keeps a descriptor.
   void keep_victim(int dir_fd, const char* name, const struct stat& victim);
 
-  std::list<SourceDirectory*>::iterator cached_;  // under DirectoryCache's lock
-  bool is_cached_ = false;
+  // While an object changes its name it cannot be opened by one.
+  class Moving;
 };
 
 // An open regular file of the source.

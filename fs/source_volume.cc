@@ -61,28 +61,35 @@ size_t NodeTable::size() const {
   return sum;
 }
 
-// --- DirectoryCache --------------------------------------------------------------------------
+// --- DescriptorCache -------------------------------------------------------------------------
 
-void DirectoryCache::put(SourceDirectory* node, std::shared_ptr<const UniqueFd> fd) {
+void DescriptorCache::put(SourceNode* node, std::shared_ptr<const UniqueFd> fd) {
   std::shared_ptr<const UniqueFd> gone;  // closed after the locks
   std::lock_guard lock(mutex_);
   if (node->is_cached_) return;
   if (order_.size() >= limit_) {
-    SourceDirectory* oldest = order_.front();
+    SourceNode* oldest = order_.front();
     order_.pop_front();
     oldest->is_cached_ = false;
     std::lock_guard node_lock(oldest->mutex_);
-    gone = std::move(oldest->fd_);
-    oldest->fd_ = nullptr;
+    gone.swap(oldest->fd_);
   }
-  std::lock_guard node_lock(node->mutex_);
-  if (node->fd_) return;  // pinned meanwhile
-  node->fd_ = std::move(fd);
+  {
+    std::lock_guard node_lock(node->mutex_);
+    if (!node->fd_) node->fd_ = std::move(fd);
+    if (!node->fd_) return;
+  }
   node->cached_ = order_.insert(order_.end(), node);
   node->is_cached_ = true;
 }
 
-void DirectoryCache::remove(SourceDirectory* node) {
+void DescriptorCache::pin(SourceNode* node, UniqueFd fd) {
+  remove(node);
+  std::lock_guard node_lock(node->mutex_);
+  if (fd && !node->fd_) node->fd_ = std::make_shared<const UniqueFd>(std::move(fd));
+}
+
+void DescriptorCache::remove(SourceNode* node) {
   std::lock_guard lock(mutex_);
   if (!node->is_cached_) return;
   order_.erase(node->cached_);
@@ -201,7 +208,7 @@ void JobThread::run() {
 
 // File systems that learn only when a file is closed that a write failed (over a network, a quota).
 static bool is_remote(int fd) {
-  struct statfs fs{};
+  struct statfs fs {};
   if (fstatfs(fd, &fs) != 0) return true;
   switch (static_cast<uint32_t>(fs.f_type)) {
     case 0x00006969:  // NFS
@@ -220,15 +227,15 @@ static bool is_remote(int fd) {
 
 // --- SourceVolume ----------------------------------------------------------------------------
 
-SourceVolume::SourceVolume(Engine& engine, VolumeOptions options, size_t directory_limit)
-    : directories(directory_limit), engine_(engine), options_(options) {}
+SourceVolume::SourceVolume(Engine& engine, VolumeOptions options, size_t descriptor_limit)
+    : descriptors(descriptor_limit), engine_(engine), options_(options) {}
 
 Result<std::unique_ptr<SourceVolume>> SourceVolume::open(Engine& engine, VolumeOptions options) {
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
-  const size_t directory_limit =
+  const size_t descriptor_limit =
       std::clamp<size_t>(static_cast<size_t>(limit.rlim_cur) / 8, 64, 16384);
-  std::unique_ptr<SourceVolume> self(new SourceVolume(engine, options, directory_limit));
+  std::unique_ptr<SourceVolume> self(new SourceVolume(engine, options, descriptor_limit));
 
   struct stat st {};
   UniqueFd fd(openat(options.source, ".", O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -254,9 +261,10 @@ Result<std::unique_ptr<SourceVolume>> SourceVolume::open(Engine& engine, VolumeO
   }
   self->self->prefix = prefix + "-";
 
-  auto space = HandleSpace::of_directory(fd.get());
+  auto space = HandleSpace::of_directory(fd.get(), options.use_handles);
   HandleBytes handle = space->by_handle() ? handle_bytes(fd.get(), "") : HandleBytes();
-  self->root_ = new SourceDirectory(*self, st, std::move(handle), std::move(space), std::move(fd));
+  self->root_ = new SourceDirectory(*self, st, std::move(handle), std::move(space));
+  self->root_->pin(std::move(fd));
   return self;
 }
 
@@ -265,39 +273,40 @@ SourceVolume::~SourceVolume() {
   delete root_;
 }
 
-SourceNode* SourceVolume::make_node(const struct stat& st, HandleBytes handle,
-                                    const std::shared_ptr<const HandleSpace>& space, UniqueFd pin) {
-  if (S_ISDIR(st.st_mode)) {
-    return new SourceDirectory(*this, st, std::move(handle), space, std::move(pin));
-  }
-  return new SourceNode(*this, st, std::move(handle), space, std::move(pin));
-}
-
-SourceNode* SourceVolume::enter(SourceDirectory* directory, const struct stat& st,
-                                HandleBytes handle, const std::function<UniqueFd()>& pin,
+SourceNode* SourceVolume::enter(SourceDirectory* directory, const char* name, const struct stat& st,
+                                HandleBytes handle, const std::function<UniqueFd()>& open,
                                 int* error) {
   const NodeTable::Key key{st.st_dev, st.st_ino};
   *error = ENOMEM;
-  return nodes.find_or_make(key, handle, [&]() -> SourceNode* {
+  SourceNode* node = nodes.find_or_make(key, handle, [&]() -> SourceNode* {
     std::shared_ptr<const HandleSpace> space = directory->space();
-    UniqueFd kept;
-    if (st.st_dev != directory->key().device) {  // a mount, or a subvolume, beneath the volume
-      kept = pin();
-      if (!kept) {
-        *error = errno;
-        return nullptr;
-      }
-      space = HandleSpace::of_directory(kept.get());
-      if (space->by_handle() && !handle.empty()) kept.reset();
-    } else if (handle.empty()) {
-      kept = pin();
-      if (!kept) {
+    const bool crosses = st.st_dev != directory->key().device;  // a mount, a subvolume
+    UniqueFd fd;
+    if (crosses || handle.empty()) {
+      fd = open();
+      if (!fd) {
         *error = errno;
         return nullptr;
       }
     }
-    return make_node(st, std::move(handle), space, std::move(kept));
+    if (crosses) space = HandleSpace::of_directory(fd.get(), options_.use_handles);
+    if (!space->by_handle()) handle.clear();
+    std::unique_ptr<SourceNode> made;
+    if (S_ISDIR(st.st_mode)) {
+      made = std::make_unique<SourceDirectory>(*this, st, std::move(handle), std::move(space));
+    } else {
+      made = std::make_unique<SourceNode>(*this, st, std::move(handle), std::move(space));
+    }
+    if (made->handle().empty()) {
+      if (name != nullptr) made->located_at(directory, name);
+      descriptors.put(made.get(), std::make_shared<const UniqueFd>(std::move(fd)));
+    }
+    return made.release();
   });
+  if (node != nullptr && node->handle().empty() && name != nullptr) {
+    node->located_at(directory, name);
+  }
+  return node;
 }
 
 SourceNode* SourceVolume::node_at(SourceDirectory* directory, int dir_fd, const char* name,
@@ -305,30 +314,23 @@ SourceNode* SourceVolume::node_at(SourceDirectory* directory, int dir_fd, const 
   const auto open_name = [&] {
     return UniqueFd(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
   };
-  if (directory->space()->by_handle()) {
-    if (fstatat(dir_fd, name, st, AT_SYMLINK_NOFOLLOW) != 0) {
-      *error = errno;
-      return nullptr;
-    }
-    return enter(directory, *st, handle_bytes(dir_fd, name), open_name, error);
-  }
-  UniqueFd fd = open_name();
-  if (!fd || fstat(fd.get(), st) != 0) {
+  if (fstatat(dir_fd, name, st, AT_SYMLINK_NOFOLLOW) != 0) {
     *error = errno;
     return nullptr;
   }
-  return enter(
-      directory, *st, {}, [&] { return std::move(fd); }, error);
+  HandleBytes handle = directory->space()->by_handle() ? handle_bytes(dir_fd, name) : HandleBytes();
+  return enter(directory, name, *st, std::move(handle), open_name, error);
 }
 
-SourceNode* SourceVolume::node_of(SourceDirectory* directory, int fd, struct stat* st, int* error) {
+SourceNode* SourceVolume::node_of(SourceDirectory* directory, int fd, const char* name,
+                                  struct stat* st, int* error) {
   if (fstat(fd, st) != 0) {
     *error = errno;
     return nullptr;
   }
   HandleBytes handle = directory->space()->by_handle() ? handle_bytes(fd, "") : HandleBytes();
   return enter(
-      directory, *st, std::move(handle),
+      directory, name, *st, std::move(handle),
       [&] { return UniqueFd(::open(ProcPath(fd).get(), O_PATH | O_CLOEXEC)); }, error);
 }
 

@@ -1,7 +1,6 @@
 // What the nodes of the live mount share. Private to fs/volume.cc and fs/source_*.cc.
 //
-// Locks, each taken alone or in this order: a shard of the node table; DirectoryCache; a node's
-// own.
+// Locks, each alone or in this order: a shard of the node table; DescriptorCache; a node's own.
 #pragma once
 
 #include <sys/types.h>
@@ -64,18 +63,20 @@ class NodeTable {
   std::array<Shard, kShards> shards_;
 };
 
-// Bounds the descriptors that nodes of directories keep for speed: the oldest goes first.
-class DirectoryCache {
+// Bounds the descriptors that nodes keep and could open again: the oldest goes first.
+class DescriptorCache {
  public:
-  explicit DirectoryCache(size_t limit) : limit_(limit) {}
-  // NODE keeps FD from now on, until another's turn.
-  void put(SourceDirectory* node, std::shared_ptr<const UniqueFd> fd);
-  void remove(SourceDirectory* node);
+  explicit DescriptorCache(size_t limit) : limit_(limit) {}
+  // NODE keeps FD (or the one it has) until it is that one's turn to go.
+  void put(SourceNode* node, std::shared_ptr<const UniqueFd> fd);
+  // NODE keeps FD (or the one it has) for as long as it lives.
+  void pin(SourceNode* node, UniqueFd fd);
+  void remove(SourceNode* node);
 
  private:
   const size_t limit_;
   std::mutex mutex_;
-  std::list<SourceDirectory*> order_;
+  std::list<SourceNode*> order_;
 };
 
 // Nodes with a writable open that is not released: those that may have dirty pages in the kernel.
@@ -141,8 +142,9 @@ class SourceVolume {
   // The node of the object NAME in DIRECTORY with one more lookup; null and *error.
   SourceNode* node_at(SourceDirectory* directory, int dir_fd, const char* name, struct stat* st,
                       int* error);
-  // The node of the file behind FD, just created in DIRECTORY's file system.
-  SourceNode* node_of(SourceDirectory* directory, int fd, struct stat* st, int* error);
+  // The node of the file behind FD, just created as NAME in DIRECTORY; null: without a name.
+  SourceNode* node_of(SourceDirectory* directory, int fd, const char* name, struct stat* st,
+                      int* error);
 
   // Path of a directory relative to the volume, "." the root; "" if it is not beneath it.
   std::string path_of(int dir_fd) const;
@@ -155,17 +157,16 @@ class SourceVolume {
   void ask_size(SourceNode* node, std::function<void(int64_t)> done);
 
   NodeTable nodes;
-  DirectoryCache directories;
+  DescriptorCache descriptors;
   WritableSet writable;
   std::shared_ptr<SelfAccess> self;
   VirtualEntries* virtual_entries = nullptr;
 
  private:
-  SourceVolume(Engine& engine, VolumeOptions options, size_t directory_limit);
-  SourceNode* make_node(const struct stat& st, HandleBytes handle,
-                        const std::shared_ptr<const HandleSpace>& space, UniqueFd pin);
-  SourceNode* enter(SourceDirectory* directory, const struct stat& st, HandleBytes handle,
-                    const std::function<UniqueFd()>& pin, int* error);
+  SourceVolume(Engine& engine, VolumeOptions options, size_t descriptor_limit);
+  // OPEN gives an O_PATH descriptor of the object, where one is needed.
+  SourceNode* enter(SourceDirectory* directory, const char* name, const struct stat& st,
+                    HandleBytes handle, const std::function<UniqueFd()>& open, int* error);
 
   Engine& engine_;
   const VolumeOptions options_;

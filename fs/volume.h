@@ -35,9 +35,10 @@ class VirtualEntries {
 };
 
 struct VolumeOptions {
-  int source = -1;         // descriptor of the source directory; borrowed for the whole life
-  bool writeback = true;   // as the FuseSession's
-  bool switch_ids = true;  // act as the caller (needs root); else everything as the daemon
+  int source = -1;          // descriptor of the source directory; borrowed for the whole life
+  bool writeback = true;    // as the FuseSession's
+  bool switch_ids = true;   // act as the caller (needs root); else everything as the daemon
+  bool use_handles = true;  // false: as where file handles cannot be opened (tests)
   std::chrono::seconds flush_timeout{120};
 };
 

@@ -95,6 +95,13 @@ int serve(int channel, const std::string& source, const std::string& mountpoint,
   volume_options.source = fd;
   volume_options.writeback = options.writeback;
   volume_options.switch_ids = geteuid() == 0;
+  volume_options.use_handles = options.handles;
+  if (!options.handles) {
+    rlimit few{};
+    getrlimit(RLIMIT_NOFILE, &few);
+    few.rlim_cur = 512;
+    setrlimit(RLIMIT_NOFILE, &few);
+  }
   auto volume = Volume::open(*daemon.engine, volume_options);
   if (!volume) return failed(volume.error());
   daemon.volume = std::move(*volume);

@@ -12,6 +12,7 @@ class LiveMount {
  public:
   struct Options {
     bool writeback = true;
+    bool handles = true;        // false: as an ordinary user's daemon, and few descriptors
     bool copy_threads = false;  // nothing is drained but by drain()
   };
   explicit LiveMount(Options options);

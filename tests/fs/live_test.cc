@@ -28,12 +28,21 @@ namespace {
 
 namespace stdfs = std::filesystem;
 
-class Live : public ::testing::TestWithParam<bool> {
+struct Mode {
+  const char* name;
+  bool writeback;
+  bool handles;
+};
+constexpr Mode kModes[] = {
+    {"Writeback", true, true}, {"Writethrough", false, true}, {"NoHandles", true, false}};
+
+class Live : public ::testing::TestWithParam<Mode> {
  protected:
   void SetUp() override {
     if (const std::string why = LiveMount::unavailable(); !why.empty()) GTEST_SKIP() << why;
     LiveMount::Options options;
-    options.writeback = GetParam();
+    options.writeback = GetParam().writeback;
+    options.handles = GetParam().handles;
     mount_ = std::make_unique<LiveMount>(options);
   }
   std::string at(const std::string& name) const { return mount_->at(name); }
@@ -55,9 +64,8 @@ class Live : public ::testing::TestWithParam<bool> {
   std::unique_ptr<LiveMount> mount_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Cache, Live, ::testing::Values(true, false), [](const auto& parameter) {
-  return std::string(parameter.param ? "Writeback" : "Writethrough");
-});
+INSTANTIATE_TEST_SUITE_P(Cache, Live, ::testing::ValuesIn(kModes),
+                         [](const auto& parameter) { return std::string(parameter.param.name); });
 
 // Runs ACT in a child with the ids; its result is the child's exit code.
 int as_user(uid_t uid, gid_t gid, const std::vector<gid_t>& groups, mode_t mask,
@@ -463,6 +471,57 @@ TEST_P(Live, ListingsShowWhatChanged) {
   EXPECT_FALSE(stdfs::exists(at("a")));
   ASSERT_EQ(unlink(at("b").c_str()), 0);
   EXPECT_EQ(names(), Names{});
+}
+
+// More objects than descriptors: each is still reached after it was moved about.
+TEST_P(Live, ManyObjectsAreReachedWhereverTheyWent) {
+  constexpr int kCount = 600;
+  ASSERT_EQ(mkdir(at("a").c_str(), 0755), 0);
+  ASSERT_EQ(mkdir(at("b").c_str(), 0755), 0);
+  std::vector<int> held;
+  for (int i = 0; i < kCount; ++i) {
+    const std::string n = std::to_string(i);
+    write_file(at("a/" + n), n);
+    held.push_back(open_at("a/" + n, O_PATH));
+    ASSERT_GE(held.back(), 0) << strerror(errno);
+  }
+  ASSERT_EQ(rename(at("a").c_str(), at("c").c_str()), 0);
+  for (int i = 0; i < kCount; ++i) {
+    const std::string n = std::to_string(i);
+    const std::string from = at("c/" + n), to = at("b/" + n);
+    switch (i % 5) {
+      case 0:
+        ASSERT_EQ(rename(from.c_str(), to.c_str()), 0);
+        break;
+      case 1:
+        ASSERT_EQ(link(from.c_str(), to.c_str()), 0);
+        ASSERT_EQ(unlink(from.c_str()), 0);
+        break;
+      case 2:
+        ASSERT_EQ(unlink(from.c_str()), 0);
+        break;
+      case 3:
+        write_file(to, "other");
+        ASSERT_EQ(renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE), 0);
+        break;
+      default:
+        write_file(at("b/over"), "x");
+        ASSERT_EQ(link(from.c_str(), to.c_str()), 0);
+        ASSERT_EQ(rename(at("b/over").c_str(), from.c_str()), 0);
+        break;
+    }
+  }
+  for (int i = 0; i < kCount; ++i) {
+    struct stat st {};
+    ASSERT_EQ(fstat(held[static_cast<size_t>(i)], &st), 0);
+    EXPECT_EQ(st.st_nlink, i % 5 == 2 ? 0u : 1u) << i;
+    EXPECT_EQ(read_file("/proc/self/fd/" + std::to_string(held[static_cast<size_t>(i)])),
+              std::to_string(i));
+    close(held[static_cast<size_t>(i)]);
+    if (i % 5 != 2) {
+      EXPECT_EQ(read_file(at("b/" + std::to_string(i))), std::to_string(i));
+    }
+  }
 }
 
 TEST_P(Live, ThePoolIsOutOfReach) {
