@@ -294,7 +294,7 @@ void CloneNode::lookup(fuse_req_t req, const char* name) {
     return;
   }
   const Fd fd(*tree_.space_.disk, tree_.space_.disk->open(dir.get(), name, O_PATH | O_NOFOLLOW));
-  Node* node = nullptr;
+  CloneNode* node = nullptr;
   if (const int e = fd ? tree_.node_of(clone_, fd.get(), &node) : -fd.get(); e != 0) {
     fuse_reply_err(req, e);
   } else {
@@ -303,20 +303,20 @@ void CloneNode::lookup(fuse_req_t req, const char* name) {
 }
 
 void CloneNode::reply_made(fuse_req_t req, int dir, const char* name, int result) {
-  Node* node = nullptr;
-  int e = -result;
-  if (e == 0) {
-    changed();
-    Disk& disk = *tree_.space_.disk;
-    const Fd fd(disk, disk.open(dir, name, O_PATH | O_NOFOLLOW));
-    e = fd ? tree_.node_of(clone_, fd.get(), &node) : -fd.get();
+  if (result < 0) {
+    fuse_reply_err(req, -result);
+    return;
   }
-  if (e != 0) {
+  changed();
+  Disk& disk = *tree_.space_.disk;
+  const Fd fd(disk, disk.open(dir, name, O_PATH | O_NOFOLLOW));
+  CloneNode* node = nullptr;
+  if (const int e = fd ? tree_.node_of(clone_, fd.get(), &node) : -fd.get(); e != 0) {
     fuse_reply_err(req, e);
-  } else {
-    static_cast<CloneNode*>(node)->changed();
-    reply_entry(req, node);
+    return;
   }
+  node->changed();
+  reply_entry(req, node);
 }
 
 void CloneNode::mknod(fuse_req_t req, const char* name, mode_t mode, dev_t device) {
@@ -531,15 +531,15 @@ void CloneNode::create(fuse_req_t req, const char* name, mode_t mode, fuse_file_
     fd = Fd(disk, disk.open(dir.get(), name, flags, mode));
     e = fd ? 0 : -fd.get();
   }
-  Node* node = nullptr;
+  CloneNode* node = nullptr;
   if (e == 0) {
     changed();
     e = tree_.node_of(clone_, fd.get(), &node);
   }
   Handle* handle = nullptr;
   if (e == 0) {
-    static_cast<CloneNode*>(node)->changed();
-    e = static_cast<CloneNode*>(node)->make_handle(req, std::move(fd), fi, &handle);
+    node->changed();
+    e = node->make_handle(req, std::move(fd), fi, &handle);
     if (e != 0) node->forget(1);
   }
   if (e != 0) {
@@ -564,12 +564,12 @@ void CloneNode::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
       e = -dir.get();
     }
   }
-  Node* node = nullptr;
+  CloneNode* node = nullptr;
   if (e == 0) e = tree_.node_of(clone_, fd.get(), &node);
   Handle* handle = nullptr;
   if (e == 0) {
-    static_cast<CloneNode*>(node)->changed();
-    e = static_cast<CloneNode*>(node)->make_handle(req, std::move(fd), fi, &handle);
+    node->changed();
+    e = node->make_handle(req, std::move(fd), fi, &handle);
     if (e != 0) node->forget(1);
   }
   if (e != 0) {
@@ -739,7 +739,7 @@ void CloneDirHandle::list(fuse_req_t req, size_t size, off_t offset, bool plus) 
     entry.attr.st_mode = DTTOIF(found->d_type);
     entry.attr.st_ino = node_->clone_->present_ino(found->d_ino) | tree.options_.ino_bits;
     const bool dots = std::strcmp(found->d_name, ".") == 0 || std::strcmp(found->d_name, "..") == 0;
-    Node* child = nullptr;
+    CloneNode* child = nullptr;
     if (plus && !dots) {
       const Fd fd(disk, disk.open(::dirfd(directory_), found->d_name, O_PATH | O_NOFOLLOW));
       if (fd && tree.node_of(node_->clone_, fd.get(), &child) == 0) {

@@ -26,7 +26,8 @@ CloneTree::CloneTree(Engine& engine, CloneTreeOptions options, Fd pool, bool by_
       pool_(std::move(pool)),
       space_{&posix_disk(), pool_.get(), by_handle} {}
 
-int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, Node** node, bool is_root) {
+int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, CloneNode** node,
+                       bool is_root) {
   struct stat st {};
   if (const int e = space_.disk->stat(fd, "", &st); e != 0) return -e;
   detail::FileRef ref;
@@ -34,15 +35,23 @@ int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, Node** node,
   // A handle names the object and its generation; without one, the pinned object's number is its
   // own.
   const std::string key = ref.handle().empty() ? "#" + std::to_string(st.st_ino) : ref.handle();
-  *node = nodes_.get(
-      key, [&] { return new CloneNode(*this, clone, std::move(ref), st.st_ino, is_root); });
+  *node = static_cast<CloneNode*>(nodes_.get(
+      key, [&] { return new CloneNode(*this, clone, std::move(ref), st.st_ino, is_root); }));
   return 0;
 }
 
 int CloneTree::node(const std::shared_ptr<Clone>& clone, const std::string& path, Node** node) {
-  if (path == ".") return node_of(clone, clone->root(), node, true);
-  const Fd fd(*space_.disk, space_.disk->open(clone->root(), path.c_str(), O_PATH | O_NOFOLLOW));
-  return fd ? node_of(clone, fd.get(), node, true) : -fd.get();
+  Fd opened;
+  int fd = clone->root();
+  if (path != ".") {
+    opened = Fd(*space_.disk, space_.disk->open(fd, path.c_str(), O_PATH | O_NOFOLLOW));
+    fd = opened.get();
+  }
+  if (fd < 0) return -fd;
+  CloneNode* found = nullptr;
+  const int e = node_of(clone, fd, &found, true);
+  *node = found;
+  return e;
 }
 
 bool CloneTree::entry_ino(Clone& clone, const std::string& path, uint64_t* ino) const {

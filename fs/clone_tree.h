@@ -21,6 +21,8 @@
 
 namespace clonefs {
 
+class CloneNode;
+
 struct CloneTreeOptions {
   bool read_only = false;   // the view in the live mount
   bool switch_ids = false;  // create as the caller
@@ -54,7 +56,7 @@ class CloneTree {
 
   CloneTree(Engine& engine, CloneTreeOptions options, Fd pool, bool by_handle);
   // The node of the object behind FD. 0 or an errno.
-  int node_of(const std::shared_ptr<Clone>& clone, int fd, Node** node, bool is_root = false);
+  int node_of(const std::shared_ptr<Clone>& clone, int fd, CloneNode** node, bool is_root = false);
 
   Engine& engine_;
   const CloneTreeOptions options_;

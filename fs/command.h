@@ -13,7 +13,7 @@
 #include "engine/engine.h"
 #include "extents/result.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming)
 class App;
 }
 

@@ -46,7 +46,7 @@ namespace clonefs {
 
 namespace {
 
-constexpr unsigned kCommands = 64;  // that run at the same time
+constexpr unsigned kCommands = 256;  // that run at the same time; most of them wait
 constexpr size_t kLogSize = 8 << 20;
 
 // --- what the command that started the daemon is told --------------------------------------------
@@ -135,16 +135,17 @@ Error refuse(int code, std::string text) {
 
 // As far as PATH exists it is resolved; the rest, which will be made, is appended.
 std::string resolve_existing(const std::string& path) {
-  std::string head = path;
-  std::string tail;
-  while (true) {
-    const auto resolved = absolute_path(head.empty() ? "." : head, false);
-    if (resolved) return *resolved == "/" && !tail.empty() ? tail : *resolved + tail;
-    const size_t slash = head.rfind('/');
-    if (head.empty() || head == "/") return path;
-    tail = "/" + head.substr(slash == std::string::npos ? 0 : slash + 1) + tail;
-    head = slash == std::string::npos ? "" : slash == 0 ? "/" : head.substr(0, slash);
-  }
+  const auto resolved = absolute_path(path, false);
+  if (resolved) return *resolved;
+  const size_t slash = path.find_last_not_of('/') == std::string::npos
+                           ? std::string::npos
+                           : path.rfind('/', path.find_last_not_of('/'));
+  const std::string name = path.substr(slash == std::string::npos ? 0 : slash + 1);
+  const std::string above = slash == std::string::npos ? "."
+                            : slash == 0               ? "/"
+                                                       : path.substr(0, slash);
+  if (above == path) return path;
+  return "/" + clean_path(resolve_existing(above) + "/" + name);
 }
 
 // Takes away what a daemon that was killed has left at PATH. True: there was one.
