@@ -154,10 +154,13 @@ std::string DirectVolume::content(const std::string& path) const {
   return fd.get() < 0 ? std::string("cannot open ") + path : read_all(fd.get());
 }
 
-DirectVolume::Told DirectVolume::tell(const std::function<Change()>& about) const {
-  Told told;
-  if (intercept) told.change.emplace(about());
-  return told;
+DirectVolume::Told::Told(const DirectVolume& volume, const std::function<Change()>& about)
+    : before_end(volume.before_end) {
+  if (volume.intercept) change.emplace(about());
+}
+
+DirectVolume::Told::~Told() {
+  if (before_end) before_end();
 }
 
 namespace {
@@ -173,7 +176,7 @@ int DirectVolume::write(const std::string& path, uint64_t offset, std::string_vi
 }
 
 int DirectVolume::write_fd(int fd, uint64_t offset, std::string_view data) {
-  const Told change = tell([&] {
+  const Told change(*this, [&] {
     return engine_->change_data(id_of_fd(*this, fd), fd, {offset, data.size()});
   });
   if (change.error() != 0) return -change.error();
@@ -192,8 +195,8 @@ int DirectVolume::truncate(const std::string& path, uint64_t size) {
 }
 
 int DirectVolume::truncate_fd(int fd, uint64_t size, bool readable) {
-  const Told change =
-      tell([&] { return engine_->change_size(id_of_fd(*this, fd), readable ? fd : -1, size); });
+  const Told change(
+      *this, [&] { return engine_->change_size(id_of_fd(*this, fd), readable ? fd : -1, size); });
   if (change.error() != 0) return -change.error();
   return result(ftruncate(fd, static_cast<off_t>(size)));
 }
@@ -201,7 +204,7 @@ int DirectVolume::truncate_fd(int fd, uint64_t size, bool readable) {
 int DirectVolume::allocate(const std::string& path, int mode, uint64_t offset, uint64_t length) {
   const ScopedFd fd(openat(root_, path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
   if (fd.get() < 0) return -errno;
-  const Told change = tell([&] {
+  const Told change(*this, [&] {
     return engine_->change_data(id(path), fd.get(), {offset, length});
   });
   if (change.error() != 0) return -change.error();
@@ -213,7 +216,7 @@ int DirectVolume::copy_range(const std::string& from, uint64_t from_offset, cons
   const ScopedFd in(openat(root_, from.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
   const ScopedFd out(openat(root_, to.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
   if (in.get() < 0 || out.get() < 0) return -errno;
-  const Told change = tell([&] {
+  const Told change(*this, [&] {
     return engine_->change_data(id(to), out.get(), {to_offset, length});
   });
   if (change.error() != 0) return -change.error();
@@ -231,7 +234,7 @@ int DirectVolume::create(const std::string& path, mode_t mode) {
   NamesChange names;
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
   const int file = openat(fd, name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
   if (file < 0) return -errno;
@@ -253,7 +256,7 @@ int DirectVolume::mkdir(const std::string& path, mode_t mode) {
   NamesChange names;
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   return change.error() != 0 ? -change.error() : result(mkdirat(fd, name.c_str(), mode));
 }
 
@@ -264,7 +267,7 @@ int DirectVolume::mknod(const std::string& path, mode_t mode, dev_t device) {
   NamesChange names;
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   return change.error() != 0 ? -change.error() : result(mknodat(fd, name.c_str(), mode, device));
 }
 
@@ -275,7 +278,7 @@ int DirectVolume::symlink(const std::string& target, const std::string& path) {
   NamesChange names;
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   return change.error() != 0 ? -change.error()
                              : result(symlinkat(target.c_str(), fd, name.c_str()));
 }
@@ -288,7 +291,7 @@ int DirectVolume::link(const std::string& from, const std::string& to) {
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
   names.objects[0] = id(from);
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   return change.error() != 0 ? -change.error()
                              : result(linkat(root_, from.c_str(), fd, name.c_str(), 0));
 }
@@ -305,7 +308,7 @@ int DirectVolume::link_fd(int file, const std::string& to) {
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
   names.objects[0] = id_of_fd(*this, file);
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
   return result(linkat(AT_FDCWD, proc_path(file).c_str(), fd, name.c_str(), AT_SYMLINK_FOLLOW));
 }
@@ -323,7 +326,7 @@ int DirectVolume::unlink(const std::string& path) {
   names.victim = id_of(st);
   names.victim_dir = fd;
   names.victim_name = name;
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
   return result(unlinkat(fd, name.c_str(), S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0));
 }
@@ -348,38 +351,38 @@ int DirectVolume::rename(const std::string& from, const std::string& to, unsigne
     names.victim_dir = to_fd;
     names.victim_name = to_name;
   }
-  const Told change = tell([&] { return engine_->change_names(names); });
+  const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
   return result(renameat2(from_fd, from_name.c_str(), to_fd, to_name.c_str(), flags));
 }
 
 int DirectVolume::chmod(const std::string& path, mode_t mode) {
-  const Told change = tell([&] { return engine_->change_attributes(id(path)); });
+  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
   return change.error() != 0 ? -change.error() : result(fchmodat(root_, path.c_str(), mode, 0));
 }
 
 int DirectVolume::chown(const std::string& path, uid_t uid, gid_t gid) {
-  const Told change = tell([&] { return engine_->change_attributes(id(path)); });
+  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
   return change.error() != 0 ? -change.error()
                              : result(fchownat(root_, path.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW));
 }
 
 int DirectVolume::utimes(const std::string& path, const timespec times[2]) {
-  const Told change = tell([&] { return engine_->change_attributes(id(path)); });
+  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
   return change.error() != 0 ? -change.error()
                              : result(utimensat(root_, path.c_str(), times, AT_SYMLINK_NOFOLLOW));
 }
 
 int DirectVolume::set_xattr(const std::string& path, const std::string& name,
                             const std::string& value) {
-  const Told change = tell([&] { return engine_->change_attributes(id(path)); });
+  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
   if (change.error() != 0) return -change.error();
   const std::string full = directory_.path() + "/" + path;
   return result(lsetxattr(full.c_str(), name.c_str(), value.data(), value.size(), 0));
 }
 
 int DirectVolume::remove_xattr(const std::string& path, const std::string& name) {
-  const Told change = tell([&] { return engine_->change_attributes(id(path)); });
+  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
   if (change.error() != 0) return -change.error();
   const std::string full = directory_.path() + "/" + path;
   return result(lremovexattr(full.c_str(), name.c_str()));

@@ -84,6 +84,8 @@ class DirectVolume {
 
   // False: changes are made without a word to the engine, as if the interception were taken out.
   bool intercept = true;
+  // Called when a change has been made and the engine does not know yet.
+  std::function<void()> before_end;
 
   // --- changes; 0 or -errno (descriptors: -errno or the descriptor)
   int write(const std::string& path, uint64_t offset, std::string_view data);
@@ -155,11 +157,16 @@ class DirectVolume {
   };
   // Opens the directory of PATH; fd < 0: -errno.
   Parent parent(const std::string& path) const;
+  // The Change of one function of this class.
   struct Told {
-    std::optional<Change> change;
+    Told(const DirectVolume& volume, const std::function<Change()>& about);
+    ~Told();
+    Told(const Told&) = delete;
+    Told& operator=(const Told&) = delete;
     int error() const { return change ? change->error() : 0; }
+    std::optional<Change> change;
+    const std::function<void()>& before_end;
   };
-  Told tell(const std::function<Change()>& about) const;
 
   Options options_;
   TemporaryDirectory directory_;

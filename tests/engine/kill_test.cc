@@ -288,6 +288,7 @@ TEST_F(Kill, at_every_call_of_the_disk) {
     if (child == 0) {
       DeadlyDisk disk(limit);
       v.use_disk(disk);
+      v.before_end = [&] { disk.count(); };
       if (!v.open()) _exit(2);
       _exit(play(v, *told_));
     }
