@@ -68,7 +68,9 @@ struct FuseDispatch {
     ask(conn, FUSE_CAP_WRITEBACK_CACHE, false);
     ask(conn, FUSE_CAP_DONT_MASK);  // default ACLs replace the umask: we apply it
     if (options.posix_acl) ask(conn, FUSE_CAP_POSIX_ACL);
-    ask(conn, FUSE_CAP_ATOMIC_O_TRUNC);
+    // With it the kernel cuts its cache off once more after an open with O_TRUNC has returned from us
+    // (fuse_setattr with ATTR_OPEN), and another's write in between stays in the source only.
+    ask(conn, FUSE_CAP_ATOMIC_O_TRUNC, false);
     ask(conn, FUSE_CAP_ASYNC_READ);
     ask(conn, FUSE_CAP_ASYNC_DIO);
     ask(conn, FUSE_CAP_PARALLEL_DIROPS);

@@ -15,10 +15,13 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <random>
 #include <set>
+#include <thread>
 
 #include "fs/open_files.h"
 #include "tests/fs/live_mount.h"
@@ -704,6 +707,87 @@ TEST_P(Live, SyncOfDirectoriesAndFiles) {
   EXPECT_EQ(fdatasync(dir), 0);
   EXPECT_EQ(syncfs(dir), 0);
   close(dir);
+}
+
+// Threads that do everything to the same few names, while the daemon flushes. Each call may find
+// that another was quicker; what is left must be the same through the mount and in the source.
+TEST_P(Live, ManyThreadsOnTheSameNames) {
+  for (const char* dir : {"t", "t/a", "t/b"}) ASSERT_EQ(mkdir(at(dir).c_str(), 0755), 0);
+  std::atomic<int> wrong{0};
+  const auto expected = [&](int result) {
+    if (result >= 0) return true;
+    static const std::set<int> kQuicker = {ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY,
+                                           EBUSY,  ENXIO,  EINVAL,  ELOOP,  EPERM};
+    if (!kQuicker.contains(errno)) {
+      ++wrong;
+      ADD_FAILURE() << strerror(errno);
+    }
+    return false;
+  };
+  const auto work = [&](unsigned seed) {
+    std::mt19937 random(seed);
+    const auto name = [&] {
+      static const char* const kDirs[] = {"t/", "t/a/", "t/b/"};
+      return at(kDirs[random() % 3] + std::string(1, static_cast<char>('p' + random() % 6)));
+    };
+    for (int i = 0; i < 400; ++i) {
+      const std::string one = name(), two = name();
+      struct stat st {};
+      switch (random() % 12) {
+        case 0:
+        case 1:
+        case 2: {
+          const int flags = O_RDWR | O_CREAT | (random() % 4 == 0 ? O_TRUNC : 0);
+          const int fd = open(one.c_str(), flags | O_NONBLOCK | O_CLOEXEC, 0644);
+          if (!expected(fd)) break;
+          const std::string data(random() % 20000, static_cast<char>('a' + i % 26));
+          expected(static_cast<int>(pwrite(fd, data.data(), data.size(), random() % 50000)));
+          lseek(fd, 0, SEEK_DATA);
+          if (random() % 3 == 0) expected(ftruncate(fd, random() % 30000));
+          if (random() % 8 == 0) expected(fsync(fd));
+          close(fd);
+          break;
+        }
+        case 3:
+          expected(rename(one.c_str(), two.c_str()));
+          break;
+        case 4:
+          expected(renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, two.c_str(), RENAME_EXCHANGE));
+          break;
+        case 5:
+          expected(link(one.c_str(), two.c_str()));
+          break;
+        case 6:
+          expected(unlink(one.c_str()));
+          break;
+        case 7:
+          expected(mkdir(one.c_str(), 0755));
+          break;
+        case 8:
+          expected(rmdir(one.c_str()));
+          break;
+        case 9:
+          expected(lstat(one.c_str(), &st));
+          break;
+        case 10:
+          if (DIR* dir = opendir(at("t/a").c_str())) {
+            while (readdir(dir) != nullptr) {
+            }
+            closedir(dir);
+          }
+          break;
+        default:
+          expected(symlink("somewhere", one.c_str()));
+          break;
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < 6; ++i) threads.emplace_back(work, 7 + i);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(mount_->command("flush"), "");
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(tree_difference(at("t"), beneath("t")), "");
 }
 
 TEST(OpenFiles, SaysWhoIsInside) {
