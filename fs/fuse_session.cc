@@ -99,7 +99,9 @@ struct FuseDispatch {
     // Without it each write costs a request for security.capability. Nodes take set-id bits away
     // themselves; with passthrough an empty SETATTR tells them to (facts/fuse.md 3c).
     ask(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
     ask(conn, FUSE_CAP_HANDLE_KILLPRIV_V2);
+#endif  // else the kernel changes the mode itself, at the price of that request
     conn->max_write = 1 << 20;
     conn->max_background = 128;
     conn->congestion_threshold = 96;
