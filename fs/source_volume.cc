@@ -384,6 +384,7 @@ struct FlushRun {
   std::vector<std::string> names;
   size_t next = 0;       // the first of names that nobody has taken
   unsigned threads = 0;  // still at work
+  unsigned parted = 0;   // have descriptors of their own
   int error = 0;
 };
 
@@ -414,8 +415,23 @@ int flush_batch(int mount, const std::vector<std::string>& names) {
   return error;
 }
 
+// Gives this thread a table of descriptors with nothing but KEPT. A file on the mount must not stand
+// in one table with /dev/fuse: when the daemon is killed the kernel closes one after the other, would
+// wait for the file's write-back, and with /dev/fuse still open nothing ever ends that.
+void part_descriptors(int kept) {
+  const auto kept_number = static_cast<unsigned>(kept);
+  close_range(kept_number + 1, ~0U, CLOSE_RANGE_UNSHARE);
+  if (kept > STDERR_FILENO + 1) close_range(STDERR_FILENO + 1, kept_number - 1, 0);
+}
+
 void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<SelfAccess>& self,
-                  const std::shared_ptr<const UniqueFd>& mount) {
+                  int mount) {
+  part_descriptors(mount);
+  {
+    std::lock_guard lock(run->mutex);
+    ++run->parted;
+    run->ended.notify_all();
+  }
   {
     std::lock_guard lock(self->mutex);
     self->threads.insert(gettid());
@@ -429,7 +445,7 @@ void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<Se
       }
     }
     if (batch.empty()) break;
-    const int error = flush_batch(mount->get(), batch);
+    const int error = flush_batch(mount, batch);
     std::lock_guard lock(run->mutex);
     if (error != 0 && run->error == 0) run->error = error;
   }
@@ -455,13 +471,15 @@ Status SourceVolume::flush_dirty(const Engine::Wanted& wanted) {
   auto run = std::make_shared<FlushRun>();
   for (const SourceNode* node : dirty) run->names.push_back(self->name_of(node));
   const size_t batches = (dirty.size() + kFlushBatch - 1) / kFlushBatch;
-  run->threads = static_cast<unsigned>(std::min<size_t>(kFlushThreads, batches));
+  const auto threads = static_cast<unsigned>(std::min<size_t>(kFlushThreads, batches));
+  run->threads = threads;
   // Threads of their own, so that a source that hangs does not hang the command: no call that
   // waits for write-back can be given up.
-  for (unsigned i = run->threads; i > 0; --i) {
-    std::thread(flush_thread, run, self, mount).detach();
+  for (unsigned i = threads; i > 0; --i) {
+    std::thread(flush_thread, run, self, mount->get()).detach();
   }
   std::unique_lock lock(run->mutex);
+  run->ended.wait(lock, [&] { return run->parted == threads; });  // they have MOUNT themselves
   if (!run->ended.wait_for(lock, options_.flush_timeout, [&] { return run->threads == 0; })) {
     return Error{ETIMEDOUT, "the files that are open for writing were not written back within " +
                                 std::to_string(options_.flush_timeout.count()) +
