@@ -3,6 +3,7 @@
 Every wait is for a condition and bounded. Whatever a test does, leaving `with Volume()` (or the end
 of a VolumeTest) unmounts, ends the daemon that was started here and removes the directory.
 """
+import ctypes
 import errno
 import json
 import os
@@ -26,9 +27,9 @@ SKIPPED = 77
 # Kills the daemons whose pids it is told when the time is over. A process, not a thread: a thread
 # that waits in a page fault of the mount holds the interpreter's lock.
 WATCHDOG = """
-import os, select, signal, sys, time
+import ctypes, os, select, signal, sys, time
 end = time.monotonic() + float(sys.argv[1])
-pids, text = [], b''
+pids, text = {}, b''
 while True:
     left = end - time.monotonic()
     if left <= 0 or not select.select([0], [], [], left)[0]:
@@ -39,29 +40,36 @@ while True:
     text += part
     *lines, text = text.split(b'\\n')
     for line in lines:
-        pid = int(line)
-        pids.append(pid) if pid > 0 else pids.remove(-pid)
-sys.stderr.write(f'watchdog: {sys.argv[1]} s are over; killing {pids}\\n')
-for pid in pids:
+        pid, _, path = line.partition(b' ')
+        pids[int(pid)] = path
+        if not path:
+            del pids[int(pid)]
+sys.stderr.write(f'watchdog: {sys.argv[1]} s are over; killing {list(pids)}\\n')
+for pid, path in pids.items():
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+    ctypes.CDLL(None).umount2(path, 1)  # MNT_FORCE: whoever waits gets an error
 """
 _watchdog = None
 
 
-def _watch(pid):
-    """pid > 0: kill it when the time is over; < 0: it has ended."""
+def _watch(pid, path=""):
+    """Kill daemon PID of the mount PATH when the time is over; without PATH: it has ended."""
     global _watchdog
     if _watchdog is None:
         _watchdog = subprocess.Popen([sys.executable, "-c", WATCHDOG, str(LIMIT_S)],
                                      stdin=subprocess.PIPE, start_new_session=True)
     try:
-        _watchdog.stdin.write(b"%d\n" % pid)
+        _watchdog.stdin.write(b"%d %s\n" % (pid, os.fsencode(path)) if path else b"%d\n" % pid)
         _watchdog.stdin.flush()
     except BrokenPipeError:
         pass
+
+
+MNT_FORCE = 1  # aborts the connection, so that nobody waits for a daemon that is gone
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def wait_for(condition, what, timeout=30.0):
@@ -166,14 +174,14 @@ class Volume:
                 raise Refused(done.returncode, done.stdout)
             self.said = done.stdout
             self.pid = self.status_json()["pid"]
-            _watch(self.pid)
+            _watch(self.pid, self.path)
             return self
         with open(self.log, "ab") as log:
             start = log.tell()
             self.child = subprocess.Popen(self.mount_words(), stdin=subprocess.DEVNULL, stdout=log,
                                           stderr=log, start_new_session=True)
         self.pid = self.child.pid
-        _watch(self.pid)
+        _watch(self.pid, self.path)
 
         def answers():
             if self.child.poll() is not None:
@@ -227,7 +235,7 @@ class Volume:
 
     def _ended(self):
         if self.pid is not None:
-            _watch(-self.pid)
+            _watch(self.pid)
         self.pid = self.child = None
 
     def log_tail(self):
@@ -245,8 +253,10 @@ class Volume:
             except (Exception, AssertionError) as e:  # pylint: disable=broad-except
                 problems.append(f"umount: {e}")
                 try:
-                    os.kill(self.pid or -1, signal.SIGKILL) if self.pid else None
-                    self.wait_end(-signal.SIGKILL)
+                    if self.pid is not None:
+                        os.kill(self.pid, signal.SIGKILL)
+                        libc.umount2(os.fsencode(self.path), MNT_FORCE)
+                        self.wait_end(-signal.SIGKILL)
                 except (OSError, AssertionError, subprocess.TimeoutExpired) as more:
                     problems.append(str(more))
         for at in mounts_beneath(self.base):
