@@ -76,11 +76,20 @@ def make_tree(path, files, size, a_directory=200):
 # --- places
 
 class Workplace:
-    def __init__(self, parent, build):
+    """ON: a kind of file system; all work is then done in an image with it."""
+
+    def __init__(self, parent, build, on=None):
         self.build = build
-        self.path = tempfile.mkdtemp(prefix="clonefs-bench-", dir=parent)
-        os.chmod(self.path, 0o755)
+        self.images = tempfile.mkdtemp(prefix="clonefs-bench-", dir=parent)
+        self.path = self.images
         self.open = []  # what is to be closed, in order of opening
+        try:
+            os.chmod(self.images, 0o755)
+            if on:
+                self.path = self.loop(on, 32 << 30, "work").path
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
@@ -88,11 +97,12 @@ class Workplace:
     def __exit__(self, *exc):
         for thing in reversed(self.open):
             thing.close()
-        shutil.rmtree(self.path, ignore_errors=True)
-        if os.path.exists(self.path):
-            print(f"tools/bench: {self.path} could not be removed", flush=True)
+        shutil.rmtree(self.images, ignore_errors=True)
+        if os.path.exists(self.images):
+            print(f"tools/bench: {self.images} could not be removed", flush=True)
 
     def directory(self, name):
+        """A new one, empty."""
         path = os.path.join(self.path, name)
         os.mkdir(path)
         return path
@@ -105,8 +115,8 @@ class Workplace:
         volume.mount()
         return volume
 
-    def loop(self, kind, size):
-        image = Loop(self, kind, size)
+    def loop(self, kind, size, name=None):
+        image = Loop(os.path.join(self.images, name or kind), kind, size)
         self.open.append(image)
         image.mount()
         return image
@@ -206,22 +216,29 @@ class Volume:
 
 
 class Loop:
-    """A file system of its own in an image file."""
+    """A file system of its own in an image file PATH.img, mounted at PATH."""
 
-    def __init__(self, work, kind, size):
+    def __init__(self, path, kind, size):
         self.kind = kind
-        self.image = os.path.join(work.path, kind + ".img")
-        self.path = work.directory(kind)
-        with open(self.image, "wb") as file:
-            file.truncate(size)
+        self.image = path + ".img"
+        self.path = path
+        self.size = size
         self.mounted = False
 
     def mount(self):
         if os.geteuid() != 0:
             raise Missing("mounting a loop image needs root")
+        os.mkdir(self.path)
+        with open(self.image, "wb") as file:
+            file.truncate(self.size)
         run(f"mkfs.{self.kind}", "-q", self.image)
-        run("mount", "-o", "loop", self.image, self.path)  # the loop device goes with the mount
-        self.mounted = True
+        # Direct: else all data would be cached twice, and no read would be cold.
+        device = run("losetup", "--find", "--show", "--direct-io=on", self.image).strip()
+        try:
+            run("mount", device, self.path)
+            self.mounted = True
+        finally:
+            run("losetup", "--detach", device)  # once it is not mounted any more
 
     def close(self):
         if self.mounted:

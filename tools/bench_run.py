@@ -23,6 +23,8 @@ def parse(words):
     parser.add_argument("--build", metavar="DIR", help="a build directory (default build/release)")
     parser.add_argument("--dir", metavar="DIR", default=os.environ.get("TMPDIR", "/var/tmp"),
                         help="where to work: some GiB are needed (default TMPDIR or /var/tmp)")
+    parser.add_argument("--on", metavar="KIND", choices=("ext4", "xfs", "btrfs"),
+                        help="work on a new file system of this kind, in an image in DIR (root)")
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     options.parts = [part.strip() for part in options.only.split(",")]
@@ -68,6 +70,8 @@ def main():
         signal.signal(number, lambda *_: sys.exit(128 + number))
 
     facts = machine(options.dir)
+    if options.on:
+        facts["file_system"] = f"{options.on} in an image on {facts['file_system']}"
     p = bench_parts.Parameters(options.quick)
     print(f"clonefs benchmark{' (quick)' if options.quick else ''}, "
           f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC: {facts['cpu']}, "
@@ -76,7 +80,7 @@ def main():
     result = {"quick": options.quick, "machine": facts, "tables": []}
     failed = False
     begin = time.monotonic()
-    with Workplace(options.dir, build) as work:
+    with Workplace(options.dir, build, options.on) as work:
         for part in options.parts:
             at = time.monotonic()
             try:
