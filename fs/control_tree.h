@@ -49,7 +49,7 @@ class ControlTree : public VirtualEntries {
   Node* clone_list(const std::string& directory) override;
 
   EventsNode& events();
-  // `clones` as a symbolic link to TARGET instead of a directory to mount on.
+  // `clones` as a symbolic link to TARGET instead of a directory to mount on. Before requests come.
   void set_clones_link(const std::string& target);
 
  private:

@@ -245,6 +245,7 @@ class VolumeServer {
   enum class Why { kSignal, kAsked, kUnmounted };
 
   Status start();
+  Status choose_clones_place();
   Status mount_clones();
   void set_up_process();
   void start_log();
@@ -337,7 +338,8 @@ void VolumeServer::warn_of_open_files() {
   const auto processes = processes_inside(options_.source);
   size_t named = 0;
   for (const ProcessInside& process : processes) {
-    if (process.pid == ::getppid() || ++named > kNamed) continue;
+    const bool is_command = !options_.foreground && process.pid == ::getppid();
+    if (is_command || ++named > kNamed) continue;
     report_.warn(process.name + " (pid " + std::to_string(process.pid) + ") uses " + process.what +
                  " beneath the mount: its changes are not seen. Restart it, or enter the "
                  "directory again.");
@@ -405,6 +407,7 @@ Status VolumeServer::start() {
   if (!view) return view.error();
   view_ = std::move(*view);
   control_ = std::make_unique<ControlTree>(*owner_, *executor_, *runner_, *view_);
+  if (const Status chosen = choose_clones_place(); !chosen) return chosen;
 
   VolumeOptions volume_options;
   volume_options.source = source_.get();
@@ -449,29 +452,30 @@ Status VolumeServer::start() {
   return {};
 }
 
-Status VolumeServer::mount_clones() {
-  const ClonesMount::Parts parts{*owner_, *engine_, *runner_, *notifier_, pool_.get()};
-  const auto mount = [&] {
-    return ClonesMount::open(parts, clones_at_, session_options(true), is_root(),
-                             [this] { wake(); });
-  };
-  // fusermount3 looks at the mountpoint as root, whom a user's own mount does not let in.
+Status VolumeServer::choose_clones_place() {
+  // fusermount3 looks at a mountpoint as root, whom a user's own mount does not let in.
   const auto& given = options_.mount_options;
   const bool in_volume = is_root() || std::any_of(given.begin(), given.end(), [](const auto& o) {
                            return o == "allow_other" || o == "allow_root";
                          });
-  if (clones_at_.empty() && in_volume) clones_at_ = options_.mountpoint + "/.clonefs/clones";
-  if (clones_at_.empty()) {
-    // In a directory of the user's own, then, with a link to it.
-    const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-    std::string pattern = runtime != nullptr && *runtime == '/'
-                              ? std::string(runtime) + "/clonefs-XXXXXX"
-                              : "/tmp/clonefs-" + std::to_string(::geteuid()) + "-XXXXXX";
-    if (::mkdtemp(pattern.data()) == nullptr) return Error::from_errno(errno, pattern);
-    private_dir_ = clones_at_ = pattern;
-    control_->set_clones_link(private_dir_);
+  if (in_volume) {
+    clones_at_ = options_.mountpoint + "/.clonefs/clones";
+    return {};
   }
-  auto clones = mount();
+  // In a directory of the user's own, then, with a link to it.
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  std::string pattern = runtime != nullptr && *runtime == '/'
+                            ? std::string(runtime) + "/clonefs-XXXXXX"
+                            : "/tmp/clonefs-" + std::to_string(::geteuid()) + "-XXXXXX";
+  if (::mkdtemp(pattern.data()) == nullptr) return Error::from_errno(errno, pattern);
+  private_dir_ = clones_at_ = pattern;
+  control_->set_clones_link(private_dir_);
+  return {};
+}
+
+Status VolumeServer::mount_clones() {
+  auto clones = ClonesMount::open({*owner_, *engine_, *runner_, *notifier_, pool_.get()},
+                                  clones_at_, session_options(true), is_root(), [this] { wake(); });
   if (!clones) {
     return Error{clones.error().code, "the clones: " + clones.error().message};
   }

@@ -39,12 +39,9 @@ const MountEntry* volume_of(const std::vector<MountEntry>& table, const std::str
   if (entry == nullptr) return nullptr;
   if (entry->is_volume()) return entry;
   if (!entry->is_clones()) return nullptr;
-  // In the clones of a volume: the one that they are mounted in.
-  std::string relative;
+  // In the clones of a volume: both mounts have the same source.
   for (const MountEntry& other : table) {
-    if (other.is_volume() && path_beneath(other.mountpoint, entry->mountpoint, &relative)) {
-      return &other;
-    }
+    if (other.is_volume() && other.source == entry->source) return &other;
   }
   return nullptr;
 }
