@@ -134,6 +134,15 @@ class CloneFileImpl final : public CloneFile {
     return change({size, end - size}, true, [&] { return core_.disk_.truncate(fd_, size); }, true);
   }
 
+  int sync(bool data_only) override {
+    if (const int e = clone_->error(); e != 0) return -e;
+    if (object_ != nullptr && !object_->finished) {
+      auto status = core_.checkpoint_object(*clone_->session(), *object_);
+      if (!status) return -status.error().code;
+    }
+    return data_only ? core_.disk_.datasync(fd_) : core_.disk_.sync(fd_);
+  }
+
   int allocate(int mode, uint64_t offset, uint64_t length) override {
     if (const int e = clone_->error(); e != 0) return -e;
     const auto call = [&] { return core_.disk_.allocate(fd_, mode, offset, length); };

@@ -194,11 +194,22 @@ Status Core::create(const CreateOptions& o) {
   return {};
 }
 
+Result<TrackFile> Core::open_track_file(uint64_t id, bool durable) {
+  return TrackFile::open(disk_, tracks_dir_.get(), std::to_string(id) + (durable ? ".durable" : ""));
+}
+
+void Core::remove_track_files(uint64_t id) {
+  for (const char* suffix : {"", ".durable"})
+    disk_.unlink(tracks_dir_.get(), (std::to_string(id) + suffix).c_str(), 0);
+}
+
 // With the work mutex held.
 Status Core::build(const SessionPtr& s, const CreateOptions& o) {
-  auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s->id));
-  if (!file) return file.error();
-  s->track_file = std::move(*file);
+  for (auto* file : {&s->track_file, &s->durable_file}) {
+    auto opened = open_track_file(s->id, file == &s->durable_file);
+    if (!opened) return opened.error();
+    *file = std::move(*opened);
+  }
   if (auto status = make_root(s); !status) return status;
   // Until it stands still, or nearly: what goes on changing is brought up to date later.
   for (int pass = 0; pass < 4; ++pass) {
@@ -217,6 +228,8 @@ Status Core::build(const SessionPtr& s, const CreateOptions& o) {
     if (!status) return status;
   }
   rows_written(*s);
+  // The skeleton is what a power cut must leave of it.
+  if (auto status = checkpoint({s}, true); !status) return status;
   s->building = false;
   return {};
 }
@@ -226,7 +239,7 @@ void Core::undo_create(const SessionPtr& s) {
   s->state.store(SessionState::kFailed);
   detach_all(*s);
   (void)remove_tree(incomplete_dir_.get(), s->name);
-  disk_.unlink(tracks_dir_.get(), std::to_string(s->id).c_str(), 0);
+  remove_track_files(s->id);
   // What a pass left on the stage goes at the next start.
 }
 
@@ -320,6 +333,9 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
     }
   }
 
+  // What is precopied becomes durable here; what changes until the fence, after it.
+  if (auto status = checkpoint(sessions, true); !status) return status;
+
   const auto begin = std::chrono::steady_clock::now();
   fence_.close();
   Status status;
@@ -341,6 +357,8 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
           .count());
 
+  // Until this is done, each write is saved in the journal.
+  status = checkpoint({}, true);
   {
     Catalog::Batch batch(*catalog_);
     for (const auto& s : sessions) {
@@ -420,7 +438,7 @@ void Core::release_columns(Session& s) {
   for (auto* counter : {&c.tracks_total, &c.tracks_pending, &c.tracks_precopied, &c.tracks_recopied,
                         &c.cofw_tracks, &c.clone_read_tracks, &c.bytes_total, &c.bytes_copied})
     counter->store(0);
-  disk_.unlink(tracks_dir_.get(), std::to_string(s.id).c_str(), 0);
+  remove_track_files(s.id);
 }
 
 Status Core::remove(const std::vector<std::string>& names, bool force) {
@@ -478,7 +496,7 @@ Status Core::remove_from_disk(uint64_t id, const std::string& name) {
     if (e == 0) break;
   }
   if (auto status = remove_tree(stage_dir_.get(), place); !status) return status;
-  disk_.unlink(tracks_dir_.get(), std::to_string(id).c_str(), 0);
+  remove_track_files(id);
   Catalog::Batch batch(*catalog_);
   auto status = batch.drop_session(id);
   if (status) status = batch.commit();
@@ -507,6 +525,10 @@ void Core::fail(Session& s, const std::string& why) {
   // Whatever happens next, a clone that is not exact must say so after a restart too. The byte in
   // the track table needs no space.
   s.track_file.set_failed();
+  if (power()) {
+    s.durable_file.set_failed();
+    s.durable_file.datasync();
+  }
   {
     Catalog::Batch batch(*catalog_);
     auto status = batch.set_state(s.id, static_cast<int>(SessionState::kFailed), why);

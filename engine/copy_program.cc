@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/core.h"
 
@@ -58,7 +59,7 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       Object* o = c.order[c.next_object++];
       if (o->gone) continue;
       if (o->pending.load() == 0) {
-        if (active) finish_object(s, *o);
+        if (active && settled(*o)) finish_object(s, *o);
         continue;
       }
       c.source = open_source(*o);
@@ -66,7 +67,6 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       if (c.clone.get() == -ESTALE) {
         // Removed from the clone: nobody can ask for its tracks.
         change_bits(s, *o, {0, o->column->count}, wanted, on_drained);
-        if (active) finish_object(s, *o);
         continue;
       }
       if (c.source.get() == -ESTALE && !active) continue;  // removed: its names tell
@@ -130,7 +130,7 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       return true;
     }
     c.object = nullptr;
-    if (active && o.pending.load() == 0) finish_object(s, o);
+    if (active && settled(o)) finish_object(s, o);
   }
 }
 
@@ -225,8 +225,10 @@ bool Core::step_finish(const SessionPtr& s) {
         ++b;
       }
       const ByteRange range = {ts.offset_of(a), (b - a) * ts.bytes()};
-      int e = put_tracks(*s, o, c.clone.get(), c.buffer.data() + (range.offset - base), range,
-                         c.holes, again);
+      const char* data = c.buffer.data() + (range.offset - base);
+      int e = 0;
+      if (!o.compare || !has_already(o, c.clone.get(), data, range))
+        e = put_tracks(*s, o, c.clone.get(), data, range, c.holes, again);
       if (e == 0)
         e = change_bits(*s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
       if (e < 0) {
@@ -240,6 +242,16 @@ bool Core::step_finish(const SessionPtr& s) {
   s->last_object = &o;
   s->last_track = c.chunk.end() - 1;
   return true;
+}
+
+// Whether the clone's file has these bytes: after an unclean end much of a precopy is still good.
+bool Core::has_already(const Object& o, int clone, const char* data, ByteRange range) {
+  if (range.offset >= o.size) return true;
+  const uint64_t length = std::min(range.length, o.size - range.offset);
+  std::vector<char> there(length);
+  return disk_.pread_full(clone, there.data(), length, range.offset) ==
+             static_cast<ssize_t>(length) &&
+         std::memcmp(there.data(), data, length) == 0;
 }
 
 void Core::finish_object(Session& s, Object& o) {
@@ -261,9 +273,15 @@ void Core::finish_object(Session& s, Object& o) {
 
 // With the work mutex held, nothing pending: the clone becomes an ordinary tree.
 bool Core::complete(const SessionPtr& s) {
+  if (power()) {
+    if (auto status = checkpoint({}, false); !status) {
+      fail(*s, status.error().message);
+      return false;
+    }
+  }
   for (auto& o : s->objects) {
     if (o.gone || o.finished) continue;
-    if (o.pending.load() != 0) return false;
+    if (!settled(o)) return false;
     finish_object(*s, o);
   }
   disk_.syncfs(pool_dir_.get());

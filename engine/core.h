@@ -26,6 +26,7 @@
 #include "engine/engine.h"
 #include "engine/event_log.h"
 #include "engine/fence.h"
+#include "engine/journal.h"
 #include "engine/session.h"
 #include "engine/source_map.h"
 
@@ -73,6 +74,7 @@ class Core {
   void keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
                      const Attachments& attachments, int fd);
   int open_limbo();
+  bool any_needed(const Attachments& attachments) const;
   void release_limbo(SourceId id, const std::shared_ptr<Source>& source);
   void sweep_limbo();
 
@@ -128,6 +130,8 @@ class Core {
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
   // access. Takes the claim. FD may be -1.
   int copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw);
+  void save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
+                       const char* bytes);
   Fd open_source(const Object& o, int flags = O_RDONLY) const;
   Fd open_clone(const Object& o, int flags) const;
 
@@ -152,6 +156,18 @@ class Core {
   void rows_written(Session& s);
   Status flush_rows(Session& s);
 
+  // --- checkpoint.cc ---
+  bool power() const { return options_.durability == Durability::kPower; }
+  // Makes what is on the clone side of all active sessions and of EXTRA ones durable, then their
+  // bits; then the journal is free. NAMES: of new directories and files too.
+  Status checkpoint(const std::vector<SessionPtr>& extra, bool names);
+  // Makes one member durable: fsync on a clone's file.
+  Status checkpoint_object(Session& s, Object& o);
+  void note_for_checkpoint(Session& s, Object& o);
+  void call_for_checkpoint();
+  // Whether TRACK and all others of O need nothing of the source any more.
+  bool settled(const Object& o) const { return (power() ? o.unsaved : o.pending).load() == 0; }
+
   void fail(Session& s, const std::string& why);
   void detach_all(Session& s);
   void detach(Session& s, Object& o);
@@ -169,7 +185,7 @@ class Core {
   EngineOptions options_;
   Disk& disk_;
 
-  Fd source_dir_, pool_dir_, clones_dir_, incomplete_dir_, tracks_dir_, stage_dir_, lock_;
+  Fd source_dir_, pool_dir_, clones_dir_, incomplete_dir_, tracks_dir_, stage_dir_, journal_dir_, lock_;
   Fd limbo_dir_;  // guarded by limbo_mutex_
   std::mutex limbo_mutex_;
   FileSpace source_space_, pool_space_;
@@ -178,6 +194,7 @@ class Core {
   uint64_t pool_ino_ = 0;
   std::string pool_name_;
   std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<Journal> journal_;  // with durability power
 
   std::mutex command_mutex_;
   mutable std::shared_mutex sessions_mutex_;
@@ -213,6 +230,7 @@ class Core {
   bool covers(const Object& dir, const std::string& name, const struct stat& st) const;
   void set_filter(Session& s, const Object& dir, const std::string& name, Object& o);
   Object* known(Session& s, int fd, const struct stat& st) const;
+  Object* known_in_pool(Session& s, int fd, const struct stat& st) const;
   void mark_for(SyncPass& pass, Object& o);
   Fd open_clone_directory(SyncPass& pass, Object& dir);
   Status remove_staged(Session& s, int dir, const std::string& name);
@@ -226,6 +244,8 @@ class Core {
   Status check_create(const CreateOptions& o, PathNode* filter);
   Status check_space(Session& s);
   void undo_create(const SessionPtr& s);
+  Result<TrackFile> open_track_file(uint64_t id, bool durable);
+  void remove_track_files(uint64_t id);
   std::vector<SessionPtr> find_all(const std::vector<std::string>& names, Status* status) const;
   Status activate_sessions(const std::vector<SessionPtr>& sessions);
   Status build(const SessionPtr& s, const CreateOptions& options);
@@ -239,9 +259,19 @@ class Core {
   bool lies_in(int fd, const struct stat& top);
   bool opens_handles(int dir);
   Status sweep(int dir, const std::unordered_set<std::string>& owned);
-  Status load_objects(Session& s);
-  Status load_session(const SessionRow& row, bool clean, bool same_boot);
-  Status take_up(const SessionPtr& s, bool clean, bool same_boot);
+  // How the daemon that had the pool before ended.
+  struct LastEnd {
+    bool clean = false;
+    bool same_boot = false;
+    bool was_power = false;
+    bool power_cut() const { return !clean && !same_boot; }
+  };
+  Status load_objects(Session& s, const LastEnd& end);
+  Status load_session(const SessionRow& row, const LastEnd& end);
+  Status take_up(const SessionPtr& s, const LastEnd& end);
+  Status replay_journal();
+  Status checkpoint_all();
+  void remove_volatile_track_file(uint64_t id);
   void find_pins(Session& s, int tree);
   void pin_tree(int dir, dev_t device, const std::function<void(int, uint64_t)>& fn);
   void set_filters(Session& s, int dir, const PathNode& node);
@@ -251,10 +281,13 @@ class Core {
   std::thread housekeeper_;
   std::mutex housekeeper_mutex_;
   std::condition_variable housekeeper_wake_;
-  bool housekeeper_stop_ = false;  // guarded by housekeeper_mutex_
+  bool housekeeper_stop_ = false;     // guarded by housekeeper_mutex_
+  bool checkpoint_called_ = false;    // guarded by housekeeper_mutex_
+  std::mutex checkpoint_mutex_;       // one checkpoint at a time; below the work mutexes
 
   // copy_program.cc
   void work(const SessionPtr& s);
+  bool has_already(const Object& o, int clone, const char* data, ByteRange range);
   bool fill_cursor(Session& s);
   bool next_chunk(Session& s, Extent* chunk);
   bool complete(const SessionPtr& s);

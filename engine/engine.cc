@@ -100,6 +100,14 @@ bool Engine::step_finish(const std::string& name) {
   return s != nullptr && core_->step_finish(s);
 }
 
+Status Engine::checkpoint() { return core_->checkpoint({}, false); }
+Durability Engine::durability() const { return core_->options_.durability; }
+Engine::JournalStatistics Engine::journal_statistics() const {
+  if (core_->journal_ == nullptr) return {};
+  const auto s = core_->journal_->statistics();
+  return {s.records, s.commits, s.bytes};
+}
+
 const std::string& Engine::pool_path() const { return core_->pool_name_; }
 dev_t Engine::device() const { return core_->device_; }
 

@@ -35,12 +35,22 @@ enum class SessionState { kCreated, kPrecopy, kCopyInProgress, kCopied, kTermina
 // "Created", "Precopy", ... as DESIGN.md writes them.
 const char* to_string(SessionState state);
 
+// What a clone that is not drained survives: power: a power cut too (each track is durable before it
+// is overwritten on the source); relaxed: a killed daemon (after a power cut it is Failed).
+enum class Durability { kPower, kRelaxed };
+const char* to_string(Durability durability);
+
 struct EngineOptions {
   int source = -1;            // descriptor of the volume's directory; borrowed for the whole life
   std::string source_name;    // for messages: the path that the user gave
   std::string pool;           // directory; empty: .clonefs/pool in the volume. Created (0700).
   TrackSize track_size;       // default of new sessions
   unsigned max_columns = 64;  // sessions that hold columns at the same time
+  Durability durability = Durability::kPower;
+  uint64_t journal_limit = 128 << 20;  // bytes; twice that may be on disk
+  // How long a write waits for room in the journal before the clone counts as failed.
+  std::chrono::milliseconds stall_limit{30000};
+  std::string boot;           // id of this boot of the machine; empty: ask the kernel (tests)
   bool copy_threads = true;   // false: nothing is copied but by step() (tests)
 };
 
@@ -179,6 +189,8 @@ class CloneFile {
   // Bytes written, or -errno. Tracks that it covers in part are copied first.
   virtual ssize_t write(const void* data, size_t size, uint64_t offset) = 0;
   virtual int truncate(uint64_t size) = 0;
+  // fsync, fdatasync: what was written to the clone's file survives a power cut.
+  virtual int sync(bool data_only) = 0;
   // fallocate(2) of the clone's file, all modes.
   virtual int allocate(int mode, uint64_t offset, uint64_t length) = 0;
   // SEEK_DATA and SEEK_HOLE: pending tracks are data. Offset or -errno.
@@ -254,6 +266,16 @@ class Engine {
   bool step_read(const std::string& name);
   bool step_finish(const std::string& name);
 
+  // What the background does every few seconds with durability power.
+  Status checkpoint();
+
+  Durability durability() const;
+  struct JournalStatistics {
+    uint64_t records = 0;
+    uint64_t commits = 0;  // records / commits: how many writers shared one sync
+    uint64_t bytes = 0;
+  };
+  JournalStatistics journal_statistics() const;
   const std::string& pool_path() const;
   // Device of the volume: objects with another st_dev have SourceId 0.
   dev_t device() const;

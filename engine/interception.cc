@@ -16,11 +16,6 @@ bool any_before_activation(const Attachments& attachments) {
   return false;
 }
 
-bool any_pending(const Attachments& attachments) {
-  for (const auto& a : *attachments)
-    if (a.session->active() && a.object->pending.load(std::memory_order_acquire) != 0) return true;
-  return false;
-}
 
 std::string limbo_name(SourceId id) {
   char name[20];
@@ -29,6 +24,13 @@ std::string limbo_name(SourceId id) {
 }
 
 }  // namespace
+
+// Whether a session needs something of the source still.
+bool Core::any_needed(const Attachments& attachments) const {
+  for (const auto& a : *attachments)
+    if (a.session->active() && !settled(*a.object)) return true;
+  return false;
+}
 
 Change Core::begin_change() {
   Change change;
@@ -51,7 +53,7 @@ Change Core::change_data(SourceId id, int fd, ByteRange range) {
   if (source == nullptr) return change;
   for (const auto& a : *part.seen)
     if (a.session->before_activation() && !a.object->gone) mark_written(*a.session, *a.object, range);
-  if (any_pending(part.seen)) change.error_ = -copy_now(*source, part.seen, fd, range, true);
+  if (any_needed(part.seen)) change.error_ = -copy_now(*source, part.seen, fd, range, true);
   return change;
 }
 
@@ -110,7 +112,7 @@ Change Core::change_names(const NamesChange& names) {
                            O_PATH | O_NOFOLLOW));
   auto& part = state.parts.back();
   const auto source = sources_.find(names.victim, &part.seen);
-  if (source == nullptr || !any_pending(part.seen)) return change;
+  if (source == nullptr || !any_needed(part.seen)) return change;
   keep_in_limbo(names.victim, source, part.seen, state.victim.get());
   return change;
 }
@@ -129,6 +131,7 @@ void Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
       disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
       e = disk_.link(fd, limbo_dir_.get(), name.c_str());
     }
+    if (e == 0 && power()) e = disk_.sync(limbo_dir_.get());
     if (e == 0) {
       source->in_limbo = true;
       Attachments still;
@@ -173,7 +176,7 @@ void Core::sweep_limbo() {
   disk_.list(limbo_dir_.get(), [&](const Disk::Entry& e) {
     Attachments attachments;
     const auto source = sources_.find(e.ino, &attachments);
-    if (source != nullptr && any_pending(attachments) && e.name == limbo_name(e.ino))
+    if (source != nullptr && any_needed(attachments) && e.name == limbo_name(e.ino))
       source->in_limbo = true;
     else
       unused.push_back(e.name);

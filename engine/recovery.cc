@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <unordered_set>
@@ -13,7 +14,7 @@ namespace clonefs::detail {
 
 namespace {
 
-std::string boot_id() {
+std::string current_boot() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string id;
   std::getline(file, id);
@@ -97,7 +98,8 @@ Status Core::open_pool() {
     Fd* fd;
   };
   for (const auto& [name, fd] : {Place{"clones", &clones_dir_}, Place{"incomplete", &incomplete_dir_},
-                                 Place{"tracks", &tracks_dir_}, Place{"stage", &stage_dir_}}) {
+                                 Place{"tracks", &tracks_dir_}, Place{"stage", &stage_dir_},
+        Place{"journal", &journal_dir_}}) {
     const int e = disk_.mkdir(pool_dir_.get(), name, 0700);
     if (e < 0 && e != -EEXIST)
       return Error::from_errno(e, "cannot write to the pool " + pool_name_);
@@ -156,8 +158,10 @@ Status Core::open() {
     return Error{EXDEV, "the pool " + pool_name_ + " belongs to another volume than " +
                             options_.source_name + "; name the volume's own pool with --pool, or an "
                                                    "empty directory"};
-  const bool was_clean = *clean == "1";
-  const bool same_boot = *boot == boot_id();
+  auto durability = catalog_->meta("durability");
+  if (!durability) return durability.error();
+  const std::string this_boot = options_.boot.empty() ? current_boot() : options_.boot;
+  const LastEnd end{*clean == "1", *boot == this_boot, *durability == to_string(Durability::kPower)};
 
   auto rows = catalog_->sessions();
   if (!rows) return rows.error();
@@ -171,6 +175,7 @@ Status Core::open() {
     }
     names.insert(row.name);
     ids.insert(std::to_string(row.id));
+    ids.insert(std::to_string(row.id) + ".durable");
   }
   if (auto status = sweep(incomplete_dir_.get(), names); !status) return status;
   if (auto status = sweep(tracks_dir_.get(), ids); !status) return status;
@@ -178,14 +183,28 @@ Status Core::open() {
 
   for (const auto& row : *rows) {
     if (row.state == kRemovingState) continue;
-    if (auto status = load_session(row, was_clean, same_boot); !status) return status;
+    if (auto status = load_session(row, end); !status) return status;
   }
   sweep_limbo();
+  if (end.was_power || power()) {
+    auto journal = Journal::open(disk_, journal_dir_.get(), options_.journal_limit,
+                                 [this] { call_for_checkpoint(); });
+    if (!journal) return journal.error();
+    journal_ = std::move(*journal);
+    if (end.was_power && end.power_cut()) {
+      if (auto status = replay_journal(); !status) return status;
+    }
+    // What a killed daemon had in the page cache was durable in the journal only.
+    if (auto status = checkpoint_all(); !status) return status;
+    if (auto status = journal_->reset(); !status) return status;
+    if (!power()) journal_.reset();
+  }
   {
     Catalog::Batch batch(*catalog_);
     auto status = batch.put_meta("volume", root_handle);
     if (status) status = batch.put_meta("clean", "0");
-    if (status) status = batch.put_meta("boot", boot_id());
+    if (status) status = batch.put_meta("boot", this_boot);
+    if (status) status = batch.put_meta("durability", to_string(options_.durability));
     if (status) status = batch.clear_marks();
     if (status) status = batch.commit();
     if (!status) return status;
@@ -211,7 +230,7 @@ Status Core::sweep(int dir, const std::unordered_set<std::string>& owned) {
 }
 
 // A session whose rows or files make no sense is taken up as Failed: the volume and the others go on.
-Status Core::load_session(const SessionRow& row, bool clean, bool same_boot) {
+Status Core::load_session(const SessionRow& row, const LastEnd& end) {
   auto s = std::make_shared<Session>();
   s->id = row.id;
   s->name = row.name;
@@ -246,10 +265,10 @@ Status Core::load_session(const SessionRow& row, bool clean, bool same_boot) {
   s->state.store(static_cast<SessionState>(row.state));
   s->track_size = TrackSize(row.track_size);
   for (size_t at = 0; at < row.paths.size();) {
-    const size_t end = row.paths.find('\0', at);
-    if (end == std::string::npos) return lost("its paths in the catalog are damaged");
-    s->paths.push_back(row.paths.substr(at, end - at));
-    at = end + 1;
+    const size_t zero = row.paths.find('\0', at);
+    if (zero == std::string::npos) return lost("its paths in the catalog are damaged");
+    s->paths.push_back(row.paths.substr(at, zero - at));
+    at = zero + 1;
   }
   for (const char* p = row.selection.c_str(); *p != '\0';) {
     ByteRange range;
@@ -261,30 +280,45 @@ Status Core::load_session(const SessionRow& row, bool clean, bool same_boot) {
     s->selection.push_back(range);
     p = r.ptr + 1;
   }
-  auto status = load_objects(*s);
+  auto status = load_objects(*s, end);
   if (s->state.load() == SessionState::kFailed) return {};
   if (!status) return lost(status.error().message);
-  status = take_up(s, clean, same_boot);
+  status = take_up(s, end);
   if (!status) return lost(status.error().message);
   return {};
 }
 
-Status Core::load_objects(Session& s) {
+void Core::remove_volatile_track_file(uint64_t id) {
+  disk_.unlink(tracks_dir_.get(), std::to_string(id).c_str(), 0);
+}
+
+Status Core::load_objects(Session& s, const LastEnd& end) {
   const auto state = s.state.load();
   // Of a Failed session the bits are only for the status: as far as they can be read.
   const bool failed = state == SessionState::kFailed;
   bool has_bits = state != SessionState::kTerminated;
   if (failed) {
-    auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s.id));
+    auto file = open_track_file(s.id, false);
     has_bits = static_cast<bool>(file);
     if (has_bits) s.track_file = std::move(*file);
   } else if (has_bits) {
-    auto file = TrackFile::open(disk_, tracks_dir_.get(), std::to_string(s.id));
-    if (!file) return file.error();
-    s.track_file = std::move(*file);
-    if (s.track_file.failed())
+    for (auto* file : {&s.track_file, &s.durable_file}) {
+      auto opened = open_track_file(s.id, file == &s.durable_file);
+      // After a power cut the volatile table may be anything.
+      if (!opened && end.power_cut() && file == &s.track_file) {
+        remove_volatile_track_file(s.id);
+        opened = open_track_file(s.id, false);
+      }
+      if (!opened) return opened.error();
+      *file = std::move(*opened);
+    }
+    if ((s.track_file.failed() && !end.power_cut()) || s.durable_file.failed())
       return Error{EIO, "a track could not be saved before it was overwritten (found at the mount)"};
   }
+  // After a power cut the bits are those of the last checkpoint.
+  const bool from_durable = has_bits && !failed && end.power_cut() && end.was_power;
+  if (from_durable) s.track_file.clear();
+  uint64_t region_end = 0;
   std::vector<TrackBits> bits;
   auto status = catalog_->objects(s.id, [&](ObjectRow r) -> Status {
     // Ids are places in the list; those of dropped objects stay empty.
@@ -324,12 +358,22 @@ Status Core::load_objects(Session& s) {
     o.column->base = static_cast<uint64_t>(r.column_base);
     o.column->count = r.column_count;
     o.column->capacity = r.column_capacity;
-    if (r.column_base + static_cast<int64_t>(r.column_count) >
-        static_cast<int64_t>(s.track_file.end()))
-      return Error{EUCLEAN, "its track table is too short"};
     bits.resize(r.column_count);
-    if (const int e = s.track_file.read(o.column->base, bits.data(), bits.size()); e < 0)
-      return Error::from_errno(e, "cannot read its track table");
+    const bool before = state == SessionState::kCreated || state == SessionState::kPrecopy;
+    int e = (from_durable ? s.durable_file : s.track_file)
+                .read(o.column->base, bits.data(), bits.size());
+    if (before && end.power_cut() && (!from_durable || e == -ENODATA)) {
+      // No checkpoint has seen it: all of it again.
+      std::fill(bits.begin(), bits.end(), kRecopy);
+      e = 0;
+    }
+    if (e == -ENODATA) return Error{EUCLEAN, "its track table is too short"};
+    if (e < 0) return Error::from_errno(e, "cannot read its track table");
+    if (end.power_cut()) {
+      e = s.track_file.write(o.column->base, bits.data(), bits.size());
+      if (e < 0) return Error::from_errno(e, "cannot write its track table");
+    }
+    region_end = std::max(region_end, o.column->base + o.column->capacity);
     o.column->bits = std::make_unique<std::atomic<TrackBits>[]>(r.column_count);
     auto& c = s.counters;
     const uint64_t track = s.track_size.bytes();
@@ -343,6 +387,7 @@ Status Core::load_objects(Session& s) {
         c.tracks_pending.fetch_add(1);
       }
       if (is_precopied(bits[t])) c.tracks_precopied.fetch_add(1);
+      if (is_unsaved(bits[t])) o.unsaved.fetch_add(1);
       if (in_extent(bits[t])) {
         c.tracks_total.fetch_add(1);
         c.bytes_total.fetch_add(track);
@@ -352,12 +397,13 @@ Status Core::load_objects(Session& s) {
     return {};
   });
   if (!status) return status;
+  s.track_file.raise_end(region_end);
   if (s.objects.empty() || s.objects.front().gone || !s.objects.front().is_directory())
     return Error{EUCLEAN, "its members in the catalog are damaged: there is no root"};
   return {};
 }
 
-Status Core::take_up(const SessionPtr& s, bool clean, bool same_boot) {
+Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   // The tree: in incomplete/ until it is Copied, and, for the moment before that is written down,
   // in clones/ already.
   Fd tree(disk_, disk_.open(incomplete_dir_.get(), s->name.c_str(),
@@ -373,15 +419,25 @@ Status Core::take_up(const SessionPtr& s, bool clean, bool same_boot) {
 
   const auto state = s->state.load();
   if (!pool_space_.by_handle || !source_space_.by_handle) find_pins(*s, tree.get());
-  if (state == SessionState::kCopied || state == SessionState::kTerminated) return {};
+  if (state == SessionState::kCopied || state == SessionState::kTerminated) {
+    // The move to its place may not have been durable when the state was.
+    const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
+                               s->name.c_str(), RENAME_NOREPLACE);
+    if (e < 0 && e != -ENOENT)
+      return Error::from_errno(e, "cannot move the drained clone to its place in the pool");
+    return {};
+  }
 
   if (state == SessionState::kCopyInProgress) {
-    if (!clean && !same_boot)
-      return Error{EIO, "the machine went down before all was drained (durability is relaxed)"};
+    if (end.power_cut() && !end.was_power)
+      return Error{EIO, "the machine went down before all was drained, and the volume was mounted "
+                        "with durability relaxed"};
     for (auto& o : s->objects) {
-      if (!o.gone && !o.finished) sources_.attach(o.source_id, s, &o);
+      if (o.gone) continue;
+      if (end.power_cut() && !o.changed) o.finished = false;
+      if (!o.finished) sources_.attach(o.source_id, s, &o);
     }
-    if (!clean) return {};
+    if (!end.clean) return {};
     auto marks = catalog_->marks(s->id);
     if (!marks) return marks.error();
     std::unordered_map<uint32_t, SourceMark> by_object;
@@ -408,13 +464,19 @@ Status Core::take_up(const SessionPtr& s, bool clean, bool same_boot) {
   for (const auto& path : s->paths) {
     PathNode* node = &s->root_filter;
     for (size_t at = 0; at < path.size();) {
-      size_t end = path.find('/', at);
-      if (end == std::string::npos) end = path.size();
-      const std::string name = path.substr(at, end - at);
-      at = end + 1;
+      size_t slash = path.find('/', at);
+      if (slash == std::string::npos) slash = path.size();
+      const std::string name = path.substr(at, slash - at);
+      at = slash + 1;
       if (!name.empty() && name != ".") node = &node->children[name];
     }
     node->whole = true;
+  }
+  std::unordered_map<uint32_t, SourceMark> checked;
+  if (end.power_cut()) {
+    auto marks = catalog_->marks(s->id);
+    if (!marks) return marks.error();
+    for (const auto& m : *marks) checked[m.object] = m;
   }
   Object& root = s->objects.front();
   root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
@@ -423,18 +485,84 @@ Status Core::take_up(const SessionPtr& s, bool clean, bool same_boot) {
     if (o.gone) continue;
     sources_.attach(o.source_id, s, &o);
     if (!o.is_regular()) continue;
-    bool trusted = clean || same_boot;
-    if (clean) {
+    bool trusted = end.same_boot;
+    if (!trusted || end.clean) {
+      // As it was when the bits were written down?
+      const auto mark = checked.find(o.id);
       const Fd source = open_source(o, O_PATH);
-      trusted = source && disk_.stat(source.get(), "", &st) == 0 && same_time(st.st_ctim, o.ctime) &&
-                static_cast<uint64_t>(st.st_size) == o.size;
+      trusted = source && disk_.stat(source.get(), "", &st) == 0;
+      if (trusted && end.clean)
+        trusted = same_time(st.st_ctim, o.ctime) && static_cast<uint64_t>(st.st_size) == o.size;
+      else if (trusted)
+        trusted = mark != checked.end() && same_time(st.st_ctim, mark->second.ctime) &&
+                  static_cast<uint64_t>(st.st_size) == mark->second.size;
     }
-    if (!trusted && o.column != nullptr)
+    if (!trusted && o.column != nullptr) {
       change_bits(*s, o, {0, o.column->count}, is_precopied, on_precopy_write);
-    o.recheck = !(clean && trusted);
+      o.compare = true;
+    }
+    o.recheck = !(end.clean && trusted);
   }
   mark_all(s);
   return {};
+}
+
+// Tracks that were saved before they were overwritten and are not on the clone side for certain.
+Status Core::replay_journal() {
+  std::unordered_map<uint64_t, SessionPtr> by_id;
+  for (const auto& [name, s] : sessions_)
+    if (s->active()) by_id[s->id] = s;
+  uint64_t tracks = 0;
+  auto status = journal_->replay([&](const JournalRecord& r) -> Status {
+    const auto it = by_id.find(r.session);
+    if (it == by_id.end() || r.object >= it->second->objects.size()) return {};
+    Session& s = *it->second;
+    Object& o = s.objects[r.object];
+    if (o.gone || o.column == nullptr || !s.active()) return {};
+    Fd clone;
+    const Extent extent = s.track_size.touched(r.range);
+    for (uint64_t t = extent.first; t < std::min(extent.end(), o.column->count); ++t) {
+      if (!is_pending(o.column->at(t))) continue;  // a checkpoint came after it
+      const uint64_t from = std::max(r.range.offset, s.track_size.offset_of(t));
+      const uint64_t stop =
+          std::min({r.range.end(), s.track_size.offset_of(t + 1), std::max(from, o.size)});
+      if (!clone) clone = open_clone(o, O_RDWR);
+      if (clone.get() == -ESTALE) return {};
+      int e = clone ? disk_.pwrite_full(clone.get(), r.data + (from - r.range.offset), stop - from,
+                                        from)
+                    : clone.get();
+      if (e == 0) e = change_bits(s, o, {t, 1}, is_pending, on_drained);
+      if (e < 0) {
+        fail(s, Error::from_errno(e, "cannot take a track of " + path_of(s, o) +
+                                         " back from the journal")
+                    .message);
+        return {};
+      }
+      ++tracks;
+    }
+    return {};
+  });
+  if (status && tracks != 0)
+    events_.add("after a power cut: " + std::to_string(tracks) + " tracks taken from the journal");
+  return status;
+}
+
+// All sessions that hold bits, whatever changed in them.
+Status Core::checkpoint_all() {
+  if (!power()) {
+    // From power to relaxed: what the journal held is durable before it goes.
+    const int e = disk_.syncfs(pool_dir_.get());
+    if (e < 0) return Error::from_errno(e, "cannot make the clones durable");
+    return {};
+  }
+  std::vector<SessionPtr> sessions;
+  for (const auto& [name, s] : sessions_) {
+    if (!s->active() && !s->before_activation()) continue;
+    sessions.push_back(s);
+    for (auto& o : s->objects)
+      if (!o.gone && o.column != nullptr) note_for_checkpoint(*s, o);
+  }
+  return checkpoint(sessions, true);
 }
 
 // Which directories above the selected paths are there in the skeleton, and with which names.
@@ -512,6 +640,10 @@ Status Core::close() {
     }
   }
   // Nobody works on the sessions any more; a work mutex may not be asked for beneath a batch.
+  if (auto status = checkpoint({}, true); !status) return status;
+  // "Clean" is a promise about all that the next start reads.
+  if (const int e = disk_.syncfs(pool_dir_.get()); e < 0)
+    return Error::from_errno(e, "cannot make the pool durable");
   Catalog::Batch batch(*catalog_);
   Status status = batch.clear_marks();
   for (auto& [name, s] : sessions_) {

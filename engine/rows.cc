@@ -97,12 +97,33 @@ Status Core::flush_rows(Session& s) {
   return status;
 }
 
-// What users of clones changed goes to the catalog within a second.
+// What users of clones changed goes to the catalog within a second; checkpoints.
 void Core::housekeeping() {
+  constexpr auto kCheckpointEvery = std::chrono::seconds(5);
+  constexpr auto kPrecopyCheckpointEvery = std::chrono::seconds(30);
+  auto last_checkpoint = std::chrono::steady_clock::now();
+  auto last_precopy_checkpoint = last_checkpoint;
   std::unique_lock lock(housekeeper_mutex_);
   while (!housekeeper_stop_) {
-    housekeeper_wake_.wait_for(lock, std::chrono::seconds(1));
+    housekeeper_wake_.wait_for(lock, std::chrono::seconds(1),
+                               [&] { return housekeeper_stop_ || checkpoint_called_; });
     if (housekeeper_stop_) break;
+    const auto time = std::chrono::steady_clock::now();
+    const bool called = std::exchange(checkpoint_called_, false);
+    lock.unlock();
+    if (called || time - last_checkpoint > kCheckpointEvery) {
+      std::vector<SessionPtr> precopied;
+      if (time - last_precopy_checkpoint > kPrecopyCheckpointEvery) {
+        const std::shared_lock names(sessions_mutex_);
+        for (const auto& [name, s] : sessions_)
+          if (s->state.load() == SessionState::kPrecopy && !s->building) precopied.push_back(s);
+        last_precopy_checkpoint = time;
+      }
+      const bool names = !precopied.empty();
+      if (auto status = checkpoint(precopied, names); !status)
+        events_.add("checkpoint: " + status.error().message);
+      last_checkpoint = std::chrono::steady_clock::now();
+    }
     std::vector<SessionPtr> sessions;
     {
       const std::shared_lock names(sessions_mutex_);
@@ -114,6 +135,7 @@ void Core::housekeeping() {
       auto status = flush_rows(*s);
       if (!status && s->active()) fail(*s, status.error().message);
     }
+    lock.lock();
   }
 }
 

@@ -73,6 +73,9 @@ struct Object {
   std::string capability;            // security.capability: a write to the file takes it away
 
   std::atomic<uint32_t> pending{0};     // tracks pending
+  std::atomic<uint32_t> unsaved{0};     // tracks of which is_unsaved is true
+  std::atomic<bool> in_checkpoint{false};  // is in Session::checkpoint_objects
+  bool compare = false;                 // copies may be there already: look before writing
   std::atomic<bool> dirty{false};       // is in Session::dirty_objects
   std::atomic<bool> gone{false};        // has no name in the volume (or clone) any more
   std::atomic<bool> changed{false};     // by the clone's user: its own ctime shows
@@ -118,6 +121,7 @@ struct Session {
   std::atomic<uint64_t> fence_ns{0};  // written just after the state
 
   TrackFile track_file;
+  TrackFile durable_file;  // the same as of the last checkpoint; with durability power only
   std::deque<Object> objects;  // [0] is the root; pointers stay good for the session's life
   Counters counters;
 
@@ -135,6 +139,10 @@ struct Session {
   std::vector<Object*> dirty_rows;  // guarded by rows_mutex
   std::vector<uint32_t> dropped_rows;  // guarded by rows_mutex
   std::vector<Object*> rows_in_batch;  // guarded by work_mutex
+
+  std::mutex checkpoint_objects_mutex;
+  std::vector<Object*> checkpoint_objects;  // whose bits changed since the last checkpoint
+  std::atomic<bool> all_noted{false};  // a checkpoint since the activation has seen all objects
 
   mutable std::mutex text_mutex;
   std::string error;

@@ -187,14 +187,10 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
       exists = covers(dir, name, there);
       if (exists) wanted = known(*s, entry.get(), there);
     }
-    const int e = disk_.stat(clone.get(), name.c_str(), &here);
+    const Fd have(disk_, disk_.open(clone.get(), name.c_str(), O_PATH | O_NOFOLLOW));
+    const int e = have ? disk_.stat(have.get(), "", &here) : have.get();
     if (e < 0 && e != -ENOENT) return cannot("read in the pool", name, e);
-    Object* present = nullptr;
-    if (e == 0) {
-      const std::shared_lock lock(s->index_mutex);
-      const auto it = s->by_pool_ino.find(here.st_ino);
-      if (it != s->by_pool_ino.end()) present = it->second;
-    }
+    Object* present = e == 0 ? known_in_pool(*s, have.get(), here) : nullptr;
     if (wanted != nullptr && wanted == present) {
       set_filter(*s, dir, name, *wanted);
       continue;
@@ -259,6 +255,22 @@ Object* Core::known(Session& s, int fd, const struct stat& st) const {
   std::string handle;
   if (!o->source.handle().empty() && disk_.handle_of(fd, &handle) == 0 &&
       handle != o->source.handle())
+    return nullptr;
+  return o;
+}
+
+// The same for an object in the pool: after a power cut its number may be another's.
+Object* Core::known_in_pool(Session& s, int fd, const struct stat& st) const {
+  Object* o = nullptr;
+  {
+    const std::shared_lock lock(s.index_mutex);
+    const auto it = s.by_pool_ino.find(st.st_ino);
+    if (it == s.by_pool_ino.end()) return nullptr;
+    o = it->second;
+  }
+  std::string handle;
+  if (!o->clone.handle().empty() && disk_.handle_of(fd, &handle) == 0 &&
+      handle != o->clone.handle())
     return nullptr;
   return o;
 }
@@ -698,6 +710,7 @@ Status Core::swap_column(Session& s, Object& o, std::unique_ptr<Column> column) 
   if (const int e = s.track_file.write(column->base, durable.data(), durable.size()); e < 0)
     return cannot("write the track table for", path_of(s, o), e);
   o.column = std::move(column);
+  note_for_checkpoint(s, o);
   row_changed(s, o);
   return {};
 }

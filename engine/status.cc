@@ -15,6 +15,10 @@ const char* to_string(SessionState state) {
   return "?";
 }
 
+const char* to_string(Durability durability) {
+  return durability == Durability::kPower ? "power" : "relaxed";
+}
+
 }  // namespace clonefs
 
 namespace clonefs::detail {

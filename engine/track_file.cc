@@ -6,6 +6,17 @@
 
 namespace clonefs::detail {
 
+namespace {
+constexpr char kFresh[] = "clonefs tracks\n.";
+}
+
+int TrackFile::clear() {
+  static_assert(sizeof kFresh == kHeaderSize + 1);
+  if (const int e = disk_->truncate(fd_.get(), 0); e < 0) return e;
+  end_ = kHeaderSize;
+  return disk_->pwrite_full(fd_.get(), kFresh, kHeaderSize, 0);
+}
+
 Result<TrackFile> TrackFile::open(Disk& disk, int dir, const std::string& name) {
   TrackFile file;
   file.disk_ = &disk;
@@ -14,11 +25,9 @@ Result<TrackFile> TrackFile::open(Disk& disk, int dir, const std::string& name) 
   struct stat st{};
   if (const int e = disk.stat(file.fd_.get(), "", &st); e < 0)
     return Error::from_errno(e, "cannot read the track table " + name);
-  constexpr char kFresh[kHeaderSize + 1] = "clonefs tracks\n.";
   if (st.st_size == 0) {
-    if (const int e = disk.pwrite_full(file.fd_.get(), kFresh, kHeaderSize, 0); e < 0)
+    if (const int e = file.clear(); e < 0)
       return Error::from_errno(e, "cannot write the track table " + name);
-    file.end_ = kHeaderSize;
     return file;
   }
   char header[kHeaderSize] = {};

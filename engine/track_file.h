@@ -6,6 +6,7 @@
 // Durability: what write() returned for survives a killed daemon.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -37,6 +38,10 @@ class TrackFile {
     const char byte = 'F';
     return disk_->pwrite_full(fd_.get(), &byte, 1, kMagicSize);
   }
+  // What was written so far survives a power cut.
+  int datasync() { return disk_->datasync(fd_.get()); }
+  // Empties it, but for the header. 0 or -errno.
+  int clear();
   bool failed() const { return failed_; }
 
   // A new region of COUNT tracks at the end; its content is what is written to it.
@@ -52,6 +57,8 @@ class TrackFile {
     return static_cast<uint64_t>(n) == count ? 0 : -ENODATA;
   }
   uint64_t end() const { return end_; }
+  // New regions begin at END or later.
+  void raise_end(uint64_t end) { end_ = std::max(end_.load(), end); }
 
  private:
   static constexpr uint64_t kMagicSize = 15;

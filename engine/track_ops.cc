@@ -32,6 +32,8 @@ void count_transition(Session& s, Object& o, TrackBits from, TrackBits to) {
     c.tracks_pending.fetch_sub(1);
     o.pending.fetch_sub(1);
   }
+  if (is_unsaved(to) && !is_unsaved(from)) o.unsaved.fetch_add(1);
+  if (is_unsaved(from) && !is_unsaved(to)) o.unsaved.fetch_sub(1);
   if (is_precopied(to) && !is_precopied(from)) c.tracks_precopied.fetch_add(1);
   if (is_precopied(from) && !is_precopied(to)) c.tracks_precopied.fetch_sub(1);
 }
@@ -56,11 +58,13 @@ void Core::leave_tracks(Session& s, Object& o, uint64_t first) {
       if (is_precopied(bits)) c.tracks_precopied.fetch_sub(1);
       c.bytes_copied.fetch_sub(s.track_size.bytes());
     }
+    if (is_unsaved(bits)) o.unsaved.fetch_sub(1);
     o.column->bits[t].store(on_left(bits), std::memory_order_release);
     const TrackBits left = kOutside;
     // A byte that stays behind on disk means: copy it again, which finds nothing.
     s.track_file.write(o.column->base + t, &left, 1);
   }
+  note_for_checkpoint(s, o);
 }
 
 int Core::change_bits(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
@@ -89,6 +93,7 @@ int Core::change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)
     }
     if (next.empty()) break;
     if (to_disk) {
+      note_for_checkpoint(s, o);
       std::vector<TrackBits> durable(next);
       for (auto& b : durable) b = durable_form(b);
       if (const int e = s.track_file.write(column->base + t, durable.data(), durable.size()); e < 0)
@@ -219,12 +224,16 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
   const uint64_t begin = range.offset / unit * unit;
   const uint64_t end = std::min(kMaxFileSize, (range.end() + unit - 1) / unit * unit);
 
-  const auto pending_in = [](const Attachment& a, ByteRange r) {
+  // What is to be done before the source is overwritten: the track is on the clone side, and with
+  // durability power it is durable there or in the journal.
+  const bool durable = cofw && power();
+  const auto is_due = durable ? is_unsaved : is_pending;
+  const auto pending_in = [&](const Attachment& a, ByteRange r) {
     if (!a.session->active() || a.object->column == nullptr) return false;
     const Extent extent = a.session->track_size.touched(r);
     const uint64_t last = std::min(extent.end(), a.object->column->count);
     for (uint64_t t = extent.first; t < last; ++t)
-      if (is_pending(a.object->column->at(t))) return true;
+      if (is_due(a.object->column->at(t))) return true;
     return false;
   };
   uint64_t limit = 0;  // no session has tracks beyond
@@ -296,8 +305,47 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
                     .message);
       if (s.counters.tracks_pending.load() == 0) wake(s);
     }
+    if (durable) save_to_journal(*attachments, chunk, buffer.data());
   }
   return 0;
+}
+
+// Makes the unsaved tracks of CHUNK durable for all active sessions at once. BYTES is what the source
+// has there: it was not overwritten since the consistency point of any of them. With the claim.
+void Core::save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
+                           const char* bytes) {
+  std::vector<JournalRecord> records;
+  std::vector<std::pair<const Attachment*, Extent>> saved;
+  for (const auto& a : attachments) {
+    Session& s = *a.session;
+    if (!s.active() || a.object->column == nullptr) continue;
+    const Extent extent = s.track_size.touched(chunk);
+    const uint64_t last = std::min(extent.end(), a.object->column->count);
+    for (uint64_t t = extent.first; t < last;) {
+      if (!is_unsaved(a.object->column->at(t))) {
+        ++t;
+        continue;
+      }
+      uint64_t u = t;
+      while (u < last && is_unsaved(a.object->column->at(u))) ++u;
+      const uint64_t from = s.track_size.offset_of(t);
+      const uint64_t end = std::min(s.track_size.offset_of(u), a.object->size);
+      if (end > from) records.push_back({s.id, a.object->id, {from, end - from}, bytes + (from - chunk.offset)});
+      saved.push_back({&a, {t, u - t}});
+      t = u;
+    }
+  }
+  const int e = records.empty() ? 0 : journal_->append(records, options_.stall_limit);
+  for (const auto& [a, extent] : saved) {
+    if (e < 0) {
+      fail(*a->session, Error::from_errno(e, "cannot save a track of " +
+                                                 path_of(*a->session, *a->object) +
+                                                 " in the journal before it is overwritten")
+                            .message);
+      continue;
+    }
+    change_bits(*a->session, *a->object, extent, is_unsaved, on_durable);
+  }
 }
 
 }  // namespace clonefs::detail

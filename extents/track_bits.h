@@ -16,6 +16,8 @@ inline constexpr TrackBits kCopying = 16;   // a copy of it began and it was not
                                             // in memory only, never on disk
 
 inline constexpr TrackBits kExtent = 32;    // the track is in an extent
+inline constexpr TrackBits kDurable = 64;   // active sessions: what the clone shows of it survives a
+                                            // power cut; in memory only
 
 inline constexpr TrackBits kOutside = 0;                          // 000, a hole or not selected
 inline constexpr TrackBits kDone = kExtent;                       // 000
@@ -36,8 +38,13 @@ constexpr bool is_possible(TrackBits b) {
   return b == kOutside || b == kDone || b == kPending || b == kRecopy || b == kPrecopied;
 }
 
+// COFW goes by this one: until then the source's track is not to be overwritten unsaved.
+constexpr bool is_unsaved(TrackBits b) { return (b & (kExtent | kDurable)) == kExtent; }
+
 // What goes to disk.
-constexpr TrackBits durable_form(TrackBits b) { return b & static_cast<TrackBits>(~kCopying); }
+constexpr TrackBits durable_form(TrackBits b) {
+  return b & static_cast<TrackBits>(~(kCopying | kDurable));
+}
 
 // --- transitions ---
 
@@ -58,7 +65,9 @@ constexpr TrackBits on_recheck(TrackBits) { return kRecopy; }
 constexpr TrackBits on_precopied(TrackBits) { return kPrecopied; }
 // After activation: copied by the copy program, COFW or clone access, or overwritten on the clone
 // side: 101 or 010 -> 000.
-constexpr TrackBits on_drained(TrackBits) { return kDone; }
+constexpr TrackBits on_drained(TrackBits b) { return kDone | (b & kDurable); }
+// A checkpoint or the journal made what the clone shows of it durable.
+constexpr TrackBits on_durable(TrackBits b) { return b | kDurable; }
 // The track left the member (cut off, or found to be a hole) before activation.
 constexpr TrackBits on_left(TrackBits) { return kOutside; }
 

@@ -637,8 +637,7 @@ void CloneFileHandle::flush(fuse_req_t req, fuse_file_info*) {
 }
 
 void CloneFileHandle::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {
-  const int result = data_only ? ::fdatasync(fd_.get()) : ::fsync(fd_.get());
-  fuse_reply_err(req, result == 0 ? 0 : errno);
+  fuse_reply_err(req, -file_->sync(data_only));
 }
 
 void CloneFileHandle::fallocate(fuse_req_t req, int mode, off_t offset, off_t length) {

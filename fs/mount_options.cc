@@ -52,6 +52,27 @@ Status set_columns(const std::string& text, ServerOptions* options) {
   return {};
 }
 
+Status set_durability(const std::string& text, ServerOptions* options) {
+  if (text == "power") {
+    options->durability = Durability::kPower;
+  } else if (text == "relaxed") {
+    options->durability = Durability::kRelaxed;
+  } else {
+    return Error{EINVAL, "'" + text + "' is no durability. Use power or relaxed."};
+  }
+  return {};
+}
+
+Status set_stall_limit(const std::string& text, ServerOptions* options) {
+  constexpr uint64_t kMost = 24 * 3600;
+  const auto seconds = parse_size(text);
+  if (!seconds || *seconds == 0 || *seconds > kMost) {
+    return Error{EINVAL, "'" + text + "' is no stall limit. Use 1 to 86400 seconds."};
+  }
+  options->stall_limit = std::chrono::seconds(*seconds);
+  return {};
+}
+
 Status add_mount_options(const std::string& list, ServerOptions* options) {
   for (size_t begin = 0; begin <= list.size();) {
     size_t end = list.find(',', begin);
@@ -68,6 +89,10 @@ Status add_mount_options(const std::string& list, ServerOptions* options) {
       taken = set_track_size(value, options);
     } else if (key == "columns") {
       taken = set_columns(value, options);
+    } else if (key == "durability") {
+      taken = set_durability(value, options);
+    } else if (key == "stall-limit") {
+      taken = set_stall_limit(value, options);
     } else if (key == "pool" && !value.empty()) {
       options->pool = value;
     } else if (among(option, kForKernel)) {

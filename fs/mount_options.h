@@ -15,6 +15,8 @@ Status add_mount_options(const std::string& list, ServerOptions* options);
 // The single ones, for the command line's own options.
 Status set_cache(const std::string& text, ServerOptions* options);
 Status set_track_size(const std::string& text, ServerOptions* options);
+Status set_durability(const std::string& text, ServerOptions* options);
+Status set_stall_limit(const std::string& text, ServerOptions* options);
 Status set_columns(const std::string& text, ServerOptions* options);
 
 }  // namespace clonefs

@@ -221,6 +221,7 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   json["source"] = info.source;
   json["pool"] = info.pool;
   json["pid"] = info.pid;
+  json["durability"] = info.durability;
   json["sessions"] = Json::array();
   for (const SessionStatus& session : sessions) {
     if (shown(session, all)) json["sessions"].push_back(to_json(session));

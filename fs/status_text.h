@@ -19,6 +19,7 @@ struct VolumeInfo {
   std::string source;
   std::string pool;
   pid_t pid = 0;
+  std::string durability{};  // "power", "relaxed"
 };
 
 std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0

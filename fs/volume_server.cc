@@ -390,6 +390,8 @@ Status VolumeServer::start() {
   engine_options.pool = options_.pool;
   engine_options.track_size = options_.track_size;
   engine_options.max_columns = options_.max_columns;
+  engine_options.durability = options_.durability;
+  engine_options.stall_limit = options_.stall_limit;
   auto engine = Engine::open(engine_options);
   if (!engine) return engine.error();
   engine_ = std::move(*engine);
@@ -402,7 +404,8 @@ Status VolumeServer::start() {
   runner_ = std::make_unique<CommandRunner>(kCommands);
   executor_ = std::make_unique<CommandExecutor>(
       *engine_, source_.get(),
-      VolumeInfo{options_.mountpoint, options_.source, engine_->pool_path(), ::getpid()});
+      VolumeInfo{options_.mountpoint, options_.source, engine_->pool_path(), ::getpid(),
+                 to_string(options_.durability)});
   auto view = CloneTree::open(*engine_, pool_.get(), {true, false, uint64_t{1} << 63});
   if (!view) return view.error();
   view_ = std::move(*view);

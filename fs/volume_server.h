@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "extents/geometry.h"
+#include "engine/engine.h"
 #include "extents/result.h"
 
 namespace clonefs {
@@ -21,6 +22,8 @@ struct ServerOptions {
   bool writeback = true;
   TrackSize track_size;
   unsigned max_columns = 64;
+  Durability durability = Durability::kPower;
+  std::chrono::milliseconds stall_limit{30000};
   std::vector<std::string> mount_options;  // for the kernel: "ro", "allow_other", ...
 };
 

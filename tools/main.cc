@@ -25,7 +25,8 @@ int wrong_usage(const std::string& text, const std::string& help) {
 constexpr char kMountFooter[] = R"(
 Options of -o:
   cache=writeback|writethrough   as --cache
-  pool=DIR, track-size=N, columns=N
+  durability=power|relaxed       as --durability
+  pool=DIR, track-size=N, columns=N, stall-limit=SECONDS
   allow_other, allow_root        let other users in (root's default: allow_other)
   ro, nodev, nosuid, noexec, noatime
 In place (without MOUNTPOINT) every change is seen; aside is for trying things out.)";
@@ -78,6 +79,13 @@ int run(int argc, char** argv) {
   mount->add_option_function<std::string>(
       "--columns", [&](const std::string& text) { take(set_columns(text, &server)); },
       "sessions at the same time (default 64)");
+  mount->add_option_function<std::string>(
+      "--durability", [&](const std::string& text) { take(set_durability(text, &server)); },
+      "power (the default): clones that are not drained survive a power cut; relaxed: a killed "
+      "daemon only");
+  mount->add_option_function<std::string>(
+      "--stall-limit", [&](const std::string& text) { take(set_stall_limit(text, &server)); },
+      "seconds that a write waits for a full journal before the clone fails (default 30)");
   mount->add_flag("-f,--foreground", server.foreground, "stay in the foreground, log to stderr");
   mount->footer(kMountFooter);
 

@@ -89,6 +89,8 @@ EngineOptions DirectVolume::engine_options() const {
   options.track_size = TrackSize(options_.track_size);
   options.max_columns = options_.max_columns;
   options.copy_threads = options_.copy_threads;
+  options.durability = options_.durability;
+  options.boot = options_.boot;
   return options;
 }
 

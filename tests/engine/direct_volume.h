@@ -66,6 +66,8 @@ class DirectVolume {
     unsigned max_columns = 64;
     bool copy_threads = false;
     Disk* disk = nullptr;  // posix_disk()
+    Durability durability = Durability::kPower;
+    std::string boot;  // id of the boot; empty: the machine's
   };
   DirectVolume() : DirectVolume(Options{}) {}
   explicit DirectVolume(Where where) : DirectVolume(options_at(where)) {}
@@ -81,6 +83,7 @@ class DirectVolume {
   Status kill_reopen();  // kill and open
   EngineOptions engine_options() const;
   void use_disk(Disk& disk) { options_.disk = &disk; }  // from the next open on
+  void use_boot(const std::string& boot) { options_.boot = boot; }
 
   // False: changes are made without a word to the engine, as if the interception were taken out.
   bool intercept = true;

@@ -1,6 +1,7 @@
-// SIGKILL at every moment: a child process plays one fixed scenario and ends itself at its Nth call
-// of the disk that changes something, for every N. Then the engine opens what was left, and every
-// command that had been acknowledged must hold: its clone is exact.
+// SIGKILL, and power cuts, at every moment: a child process plays one fixed scenario and ends itself
+// at its Nth call of the disk that changes something, for every N. Then the engine opens what was
+// left, and every command that had been acknowledged must hold: its clone is exact. For a power cut,
+// what was not synced is there or not, sector by sector, and the machine has another boot id.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -8,72 +9,79 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstdio>
 #include <cstring>
+#include <optional>
 
 #include "tests/engine/direct_volume.h"
-#include "tests/engine/forwarding_disk.h"
+#include "tests/engine/power_disk.h"
 
 namespace clonefs::test {
 namespace {
 
 // Ends the process before the call number LIMIT that changes anything.
-class DeadlyDisk : public ForwardingDisk {
+class DeadlyDisk : public PowerDisk {
  public:
-  explicit DeadlyDisk(uint64_t limit) : limit_(limit) {}
+  // POWER_SEED: the power fails; else it is the process that is killed.
+  explicit DeadlyDisk(uint64_t limit, std::optional<uint64_t> power_seed = {})
+      : limit_(limit), power_seed_(power_seed) {}
   ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
     count();
-    return ForwardingDisk::pwrite(fd, data, size, offset);
+    return PowerDisk::pwrite(fd, data, size, offset);
   }
   int truncate(int fd, uint64_t size) override {
     count();
-    return ForwardingDisk::truncate(fd, size);
+    return PowerDisk::truncate(fd, size);
   }
   int allocate(int fd, int mode, uint64_t offset, uint64_t length) override {
     count();
-    return ForwardingDisk::allocate(fd, mode, offset, length);
+    return PowerDisk::allocate(fd, mode, offset, length);
   }
   int datasync(int fd) override {
     count();
-    return ForwardingDisk::datasync(fd);
+    return PowerDisk::datasync(fd);
   }
   int chmod(int fd, mode_t mode) override {
     count();
-    return ForwardingDisk::chmod(fd, mode);
+    return PowerDisk::chmod(fd, mode);
   }
   int utimes(int fd, const struct timespec times[2]) override {
     count();
-    return ForwardingDisk::utimes(fd, times);
+    return PowerDisk::utimes(fd, times);
   }
   int mkdir(int dir, const char* name, mode_t mode) override {
     count();
-    return ForwardingDisk::mkdir(dir, name, mode);
+    return PowerDisk::mkdir(dir, name, mode);
   }
   int mknod(int dir, const char* name, mode_t mode, dev_t dev) override {
     count();
-    return ForwardingDisk::mknod(dir, name, mode, dev);
+    return PowerDisk::mknod(dir, name, mode, dev);
   }
   int link(int fd, int dir, const char* name) override {
     count();
-    return ForwardingDisk::link(fd, dir, name);
+    return PowerDisk::link(fd, dir, name);
   }
   int unlink(int dir, const char* name, int flags) override {
     count();
-    return ForwardingDisk::unlink(dir, name, flags);
+    return PowerDisk::unlink(dir, name, flags);
   }
   int rename(int from_dir, const char* from, int to_dir, const char* to, unsigned flags) override {
     count();
-    return ForwardingDisk::rename(from_dir, from, to_dir, to, flags);
+    return PowerDisk::rename(from_dir, from, to_dir, to, flags);
   }
   int open(int dir, const char* path, int flags, mode_t mode) override {
     if ((flags & O_CREAT) != 0) count();
-    return ForwardingDisk::open(dir, path, flags, mode);
+    return PowerDisk::open(dir, path, flags, mode);
   }
   void count() {
-    if (++calls_ == limit_) _exit(9);
+    if (++calls_ != limit_) return;
+    if (power_seed_) cut(*power_seed_);
+    _exit(9);
   }
 
  private:
   const uint64_t limit_;
+  const std::optional<uint64_t> power_seed_;
   uint64_t calls_ = 0;
 };
 
@@ -273,20 +281,18 @@ class Kill : public testing::Test {
 
   Told* told_ = nullptr;
   Contents all_, dir_, later_;
-};
 
-TEST_F(Kill, at_every_call_of_the_disk) {
-  const bool thorough = std::getenv("CLONEFS_LONG") != nullptr;
-  uint64_t runs = 0;
-  for (uint64_t limit = 1; limit < 100000; limit += thorough ? 1 : 1 + limit % 3) {
+  // One run: true when the scenario came to its end.
+  void run(uint64_t limit, std::optional<uint64_t> power_seed, Where where, bool lie = false) {
     *told_ = Told{};
-    DirectVolume v(runs % 4 == 0 ? Where::kDisk : Where::kMemory);
+    DirectVolume v(where);
     make_tree(v);
     v.kill();
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-      DeadlyDisk disk(limit);
+      DeadlyDisk disk(limit, power_seed);
+      disk.lie_about_sync = lie;
       v.use_disk(disk);
       v.before_end = [&] { disk.count(); };
       if (!v.open()) _exit(2);
@@ -297,19 +303,44 @@ TEST_F(Kill, at_every_call_of_the_disk) {
     ASSERT_TRUE(WIFEXITED(status)) << "the child died of signal " << WTERMSIG(status);
     ASSERT_TRUE(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 9)
         << "exit " << WEXITSTATUS(status) << " after step " << told_->acknowledged;
+    if (power_seed) v.use_boot("another");
     const Status opened = v.open();
     ASSERT_TRUE(opened) << opened.error().message;
     check(v);
-    ++runs;
     if (HasFailure()) {
       const int step = told_->acknowledged;
-      FAIL() << "killed at call " << limit << " in step "
-             << (step < static_cast<int>(scenario().size()) ? scenario()[step].name : "-");
+      FAIL() << (power_seed ? "power cut" : "killed") << " at call " << limit << " in step "
+             << (step < static_cast<int>(scenario().size()) ? scenario()[step].name : "-")
+             << (power_seed ? ", seed " + std::to_string(*power_seed) : "");
     }
-    if (told_->at_end) break;
+  }
+};
+
+TEST_F(Kill, at_every_call_of_the_disk) {
+  const bool thorough = std::getenv("CLONEFS_LONG") != nullptr;
+  uint64_t runs = 0;
+  for (uint64_t limit = 1; limit < 100000; limit += thorough ? 1 : 1 + limit % 3) {
+    run(limit, {}, runs % 4 == 0 ? Where::kDisk : Where::kMemory);
+    ++runs;
+    if (HasFailure() || told_->at_end) break;
   }
   EXPECT_TRUE(told_->at_end);
   EXPECT_GT(runs, 50u);
+}
+
+TEST_F(Kill, power_cut_at_every_call_of_the_disk) {
+  const uint64_t seeds = std::getenv("CLONEFS_LONG") != nullptr ? 20 : 2;
+  uint64_t runs = 0;
+  for (uint64_t limit = 1; limit < 100000; ++limit) {
+    for (uint64_t seed = 0; seed < seeds; ++seed, ++runs) {
+      run(limit, limit * 1000 + seed, Where::kMemory);
+      if (HasFailure() || told_->at_end) break;
+    }
+    if (HasFailure() || told_->at_end) break;
+  }
+  std::printf("%lu power cuts\n", static_cast<unsigned long>(runs));
+  EXPECT_TRUE(told_->at_end);
+  EXPECT_GT(runs, 100u);
 }
 
 }  // namespace

@@ -1,0 +1,181 @@
+// Checkpoints: what is on the clone side becomes durable, then the bits that say so, then the
+// journal is free (DESIGN.md section 7). In that order: a bit is never durable before the data
+// that it speaks of.
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "engine/core.h"
+
+namespace clonefs::detail {
+
+namespace {
+
+// More files than this are synced faster all at once.
+constexpr size_t kSyncOneByOne = 16;
+// A source that changed so short before it was looked at could change again without another ctime.
+constexpr time_t kFreshSeconds = 2;
+
+struct Snapshot {
+  SessionPtr session;
+  Object* object;
+  bool active;
+  uint64_t base;
+  std::vector<TrackBits> bits;
+};
+
+}  // namespace
+
+void Core::note_for_checkpoint(Session& s, Object& o) {
+  if (!power() || o.in_checkpoint.exchange(true)) return;
+  const std::lock_guard lock(s.checkpoint_objects_mutex);
+  s.checkpoint_objects.push_back(&o);
+}
+
+void Core::call_for_checkpoint() {
+  if (!options_.copy_threads) {
+    (void)checkpoint({}, false);
+    return;
+  }
+  const std::lock_guard lock(housekeeper_mutex_);
+  checkpoint_called_ = true;
+  housekeeper_wake_.notify_all();
+}
+
+Status Core::checkpoint(const std::vector<SessionPtr>& extra, bool names) {
+  if (!power()) return {};
+  const std::lock_guard one(checkpoint_mutex_);
+  // From here on new records go to the other file. What the old one holds has been put on the clone
+  // side already, with its bits: the snapshots below have it.
+  const bool rotated = journal_->rotate();
+
+  std::vector<SessionPtr> sessions = extra;
+  {
+    const std::shared_lock lock(sessions_mutex_);
+    for (const auto& [name, s] : sessions_)
+      if (s->active() && std::find(extra.begin(), extra.end(), s) == extra.end())
+        sessions.push_back(s);
+  }
+  std::vector<Snapshot> snapshots;
+  std::vector<std::pair<SessionPtr, SourceMark>> marks;
+  std::vector<SessionPtr> activated;
+  for (const auto& s : sessions) {
+    const bool active = s->active();
+    // The first checkpoint since its activation: all that was precopied becomes durable with it.
+    if (active && !s->all_noted.exchange(true)) activated.push_back(s);
+    std::vector<Object*> objects;
+    {
+      const std::lock_guard lock(s->checkpoint_objects_mutex);
+      objects.swap(s->checkpoint_objects);
+    }
+    for (Object* o : objects) {
+      o->in_checkpoint.store(false);
+      if (!active && !o->gone) {
+        // Before the bits are looked at: a later write shows in the ctime.
+        const Fd source = open_source(*o, O_PATH);
+        struct stat st{};
+        if (source && disk_.stat(source.get(), "", &st) == 0) {
+          SourceMark mark{o->id, st.st_ctim, static_cast<uint64_t>(st.st_size)};
+          if (now().tv_sec - st.st_ctim.tv_sec < kFreshSeconds) mark.ctime = {};
+          marks.emplace_back(s, mark);
+        }
+      }
+      const std::lock_guard lock(s->object_lock(*o));
+      if (o->column == nullptr || o->column->count == 0) continue;
+      Snapshot snapshot{s, o, active, o->column->base, {}};
+      snapshot.bits.resize(o->column->count);
+      for (uint64_t t = 0; t < snapshot.bits.size(); ++t)
+        snapshot.bits[t] = durable_form(o->column->at(t));
+      snapshots.push_back(std::move(snapshot));
+    }
+  }
+
+  int e = 0;
+  if (names || !activated.empty() || snapshots.size() > kSyncOneByOne) {
+    e = disk_.syncfs(pool_dir_.get());
+  } else {
+    for (const auto& snapshot : snapshots) {
+      const Fd clone = open_clone(*snapshot.object, O_RDONLY);
+      if (clone.get() == -ESTALE) continue;
+      e = clone ? disk_.datasync(clone.get()) : clone.get();
+      if (e < 0) break;
+    }
+  }
+  for (const auto& snapshot : snapshots) {
+    if (e < 0) break;
+    e = snapshot.session->durable_file.write(snapshot.base, snapshot.bits.data(),
+                                             snapshot.bits.size());
+  }
+  for (const auto& s : sessions) {
+    if (e < 0) break;
+    e = s->durable_file.datasync();
+  }
+  Status status;
+  if (e < 0) status = Error::from_errno(e, "cannot make the clones durable");
+  if (status && !marks.empty()) {
+    Catalog::Batch batch(*catalog_);
+    for (const auto& [s, mark] : marks)
+      if (status && !s->removed) status = batch.put_mark(s->id, mark);
+    if (status) status = batch.commit();
+  }
+  if (!status) {
+    for (const auto& snapshot : snapshots)
+      note_for_checkpoint(*snapshot.session, *snapshot.object);
+    for (const auto& s : activated) s->all_noted = false;
+    return status;
+  }
+
+  for (const auto& snapshot : snapshots) {
+    if (!snapshot.active) continue;
+    Session& s = *snapshot.session;
+    Object& o = *snapshot.object;
+    const std::lock_guard lock(s.object_lock(o));
+    for (uint64_t t = 0; t < snapshot.bits.size();) {
+      const auto done = [&](uint64_t i) {
+        return i < snapshot.bits.size() && in_extent(snapshot.bits[i]) &&
+               !is_pending(snapshot.bits[i]);
+      };
+      if (!done(t)) {
+        ++t;
+        continue;
+      }
+      uint64_t u = t;
+      while (done(u)) ++u;
+      change_bits_locked(s, o, {t, u - t}, is_unsaved, on_durable);
+      t = u;
+    }
+  }
+  for (const auto& s : activated) {
+    for (auto& o : s->objects) {
+      if (o.gone || o.column == nullptr || o.unsaved.load() == 0) continue;
+      const std::lock_guard lock(s->object_lock(o));
+      // What changed since is for the next checkpoint.
+      if (o.in_checkpoint.load()) continue;
+      change_bits_locked(*s, o, {0, o.column->count},
+                         [](TrackBits b) { return is_unsaved(b) && !is_pending(b); }, on_durable);
+    }
+  }
+  if (rotated) journal_->release();
+  return {};
+}
+
+Status Core::checkpoint_object(Session& s, Object& o) {
+  if (!power() || s.removed) return {};
+  std::vector<TrackBits> bits;
+  uint64_t base = 0;
+  {
+    const std::lock_guard lock(s.object_lock(o));
+    if (o.column == nullptr || o.column->count == 0) return {};
+    base = o.column->base;
+    bits.resize(o.column->count);
+    for (uint64_t t = 0; t < bits.size(); ++t) bits[t] = durable_form(o.column->at(t));
+  }
+  const Fd clone = open_clone(o, O_RDONLY);
+  int e = clone ? disk_.sync(clone.get()) : clone.get();
+  if (e == 0) e = s.durable_file.write(base, bits.data(), bits.size());
+  if (e == 0) e = s.durable_file.datasync();
+  if (e < 0) return Error::from_errno(e, "cannot make " + path_of(s, o) + " durable");
+  return {};
+}
+
+}  // namespace clonefs::detail
