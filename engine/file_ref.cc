@@ -33,7 +33,8 @@ Fd FileRef::open(const FileSpace& space, int flags) const {
     if ((flags & O_PATH) != 0) return Fd(*space.disk, space.disk->duplicate(pin_->get()));
     return Fd(*space.disk, space.disk->reopen(pin_->get(), flags & ~O_NOFOLLOW));
   }
-  if (handle_.empty()) return Fd(*space.disk, -ESTALE);
+  // Not found among the pins after a restart: as gone as a handle that leads nowhere.
+  if (handle_.empty() || !space.by_handle) return Fd(*space.disk, -ESTALE);
   return Fd(*space.disk, space.disk->open_handle(space.dir, handle_, flags));
 }
 
