@@ -592,16 +592,14 @@ Status Core::wait(const std::string& name, Engine::Goal goal,
       }
       case SessionState::kCopyInProgress:
         if (goal == Engine::Goal::kPrecopied) return {};
-        if (s->nocopy && !timeout)
+        if (s->nocopy)
           return Error{EINVAL, name + " was created with nocopy: nothing copies it in the background"};
         break;
       case SessionState::kPrecopy:
         if (goal == Engine::Goal::kPrecopied && s->precopied.load()) return {};
-        if (goal == Engine::Goal::kCopied && !timeout && closed_)
-          return Error{ESHUTDOWN, "clonefs is being unmounted"};
         break;
       case SessionState::kCreated:
-        if (goal == Engine::Goal::kPrecopied && !timeout && !s->building)
+        if (goal == Engine::Goal::kPrecopied && !s->building)
           return Error{EINVAL, name + " is Created: precopy it first"};
         break;
     }

@@ -39,6 +39,15 @@ Error leads_out(const std::string& path) {
                      "that lie in it."};
 }
 
+bool is_control_path(const std::string& relative) {
+  return relative == kControlName || relative.starts_with(std::string(kControlName) + "/");
+}
+
+Error belongs_to_clonefs(const std::string& path) {
+  return {EINVAL, quote_word(path) + " cannot be selected: clones are not cloned. Select files of " +
+                      "the volume itself."};
+}
+
 }  // namespace
 
 std::string clean_path(const std::string& path) {
@@ -79,6 +88,7 @@ Result<std::string> volume_path(int source, const std::string& mountpoint,
                                    " bytes is too long. Select a directory above it."};
   }
 
+  if (is_control_path(relative)) return belongs_to_clonefs(path);  // whatever lies beneath the mount
   const bool plain = !has_dot_dot(relative);
   Fd fd(posix_disk(), open_beneath(source, relative.c_str(), plain ? RESOLVE_NO_SYMLINKS : 0));
   if (fd.get() == -ELOOP || !plain) {
@@ -91,10 +101,7 @@ Result<std::string> volume_path(int source, const std::string& mountpoint,
     return Error{-fd.get(), quote_word(path) + " cannot be selected: " + std::strerror(-fd.get()) +
                                 ". Paths are relative to the volume."};
   }
-  if (relative == kControlName || relative.starts_with(std::string(kControlName) + "/")) {
-    return Error{EINVAL, quote_word(path) + " cannot be selected: clones are not cloned. Select " +
-                             "files of the volume itself."};
-  }
+  if (is_control_path(relative)) return belongs_to_clonefs(path);
   return relative;
 }
 

@@ -94,7 +94,6 @@ class BadInput(VolumeTest):
         ("activate created done", errno.EINVAL, 1, ["done"]),
         ("activate pending", errno.EALREADY, 1, ["pending"]),
         ("activate ended", errno.EINVAL, 1, ["ended"]),
-        ("activate created created", errno.EINVAL, 1, ["created"]),
         ("precopy nobody", errno.ENOENT, 1, ["nobody"]),
         ("precopy precopied", errno.EALREADY, 1, ["precopied"]),
         ("precopy pending", errno.EINVAL, 1, ["pending"]),
@@ -105,7 +104,8 @@ class BadInput(VolumeTest):
         ("terminate done pending", errno.EBUSY, 1, ["pending"]),
         ("terminate ended", errno.EALREADY, 1, ["ended"]),
         ("delete nobody", errno.ENOENT, 1, ["nobody"]),
-        ("delete done", errno.EBUSY, 1, ["done"]),
+        ("delete created", errno.EBUSY, 1, ["created", "force"]),
+        ("delete done pending", errno.EBUSY, 1, ["pending", "force"]),
         ("delete pending", errno.EBUSY, 1, ["pending"]),
         ("delete ended nobody", errno.ENOENT, 1, ["nobody"]),
         ("status nobody", errno.ENOENT, 1, ["nobody"]),
@@ -211,7 +211,7 @@ class BadInput(VolumeTest):
         for words in (["create", "x", "."], ["delete", "done", "--force"], ["status"]):
             done = run(*nobody, BIN, *words, env=env)
             self.assertEqual(done.returncode, 1, done.stdout)
-            self.assertIn("ermission", done.stdout)
+            self.assertIn("owner", done.stdout)
         for path in (v.clone("x"), v.at("d/.clone/x")):
             self.assertNotEqual(run(*nobody, "mkdir", path).returncode, 0)
         for path in (v.clone("done"), v.at("d/.clone/done")):
@@ -344,7 +344,9 @@ class Places(VolumeTest):
             free = os.statvfs(small).f_bavail
             self.assert_refused(errno.ENOSPC, lambda: v.ctl("copy big big"), "thin")
             self.assertEqual(v.names(), [])
-            self.assertEqual(os.statvfs(small).f_bavail, free)
+            # Less what the catalog says of it.
+            self.assertGreater(os.statvfs(small).f_bavail, free - 64)
+            self.assertEqual(os.listdir(v.pool("incomplete")), [])
             v.ctl("copy little little")
             v.ctl("create thin big --thin")
             with open(v.at("big"), "rb") as file:

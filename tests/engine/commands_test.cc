@@ -118,7 +118,7 @@ const std::vector<Command>& commands() {
       {"remove_force", [](Engine& e, DirectVolume&) { return e.remove({"c"}, true); },
                                                     {ENOENT, 0,      0,      0,      0,      0,      0,      0}, ""},
       {"wait_precopied", [](Engine& e, DirectVolume&) { return e.wait("c", Engine::Goal::kPrecopied, milliseconds(0)); },
-                                                    {ENOENT, ETIMEDOUT, ETIMEDOUT, 0, 0,     0,      0,      EIO}, nullptr},
+                                                    {ENOENT, EINVAL, ETIMEDOUT, 0, 0,        0,      0,      EIO}, nullptr},
       {"wait_copied", [](Engine& e, DirectVolume&) { return e.wait("c", Engine::Goal::kCopied, milliseconds(0)); },
                                                     {ENOENT, ETIMEDOUT, ETIMEDOUT, ETIMEDOUT, ETIMEDOUT, 0, 0, EIO}, nullptr},
   };
