@@ -225,7 +225,9 @@ class Interception : public ::testing::TestWithParam<size_t> {
 
   void change() {
     const Kind& kind = kinds()[GetParam()];
-    ASSERT_TRUE(kind.change(mount_->at("tree"))) << kind.name << ": " << strerror(errno);
+    const bool done = kind.change(mount_->at("tree"));
+    if (!done && errno == EOPNOTSUPP) GTEST_SKIP() << "the source's file system cannot do it";
+    ASSERT_TRUE(done) << kind.name << ": " << strerror(errno);
   }
   // A copy of the tree as applications see it now.
   std::string copy_now() {
@@ -246,7 +248,7 @@ TEST_P(Interception, AfterActivationTheCloneShowsWhatWasThereBefore) {
   const std::string expected = copy_now();
   ASSERT_EQ(mount_->command("copy c tree"), "");
   change();
-  if (HasFatalFailure()) return;
+  if (HasFatalFailure() || IsSkipped()) return;
   ASSERT_EQ(mount_->command("flush"), "");
   expect_clone_equals(expected);
 }
@@ -254,7 +256,7 @@ TEST_P(Interception, AfterActivationTheCloneShowsWhatWasThereBefore) {
 TEST_P(Interception, BeforeActivationTheCloneFollows) {
   ASSERT_EQ(mount_->command("create c tree"), "");
   change();
-  if (HasFatalFailure()) return;
+  if (HasFatalFailure() || IsSkipped()) return;
   const std::string expected = copy_now();
   ASSERT_EQ(mount_->command("activate c"), "");
   expect_clone_equals(expected);

