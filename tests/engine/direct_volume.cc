@@ -159,6 +159,7 @@ std::string DirectVolume::content(const std::string& path) const {
 DirectVolume::Told::Told(const DirectVolume& volume, const std::function<Change()>& about)
     : before_end(volume.before_end) {
   if (volume.intercept) change.emplace(about());
+  if (volume.after_begin) volume.after_begin();
 }
 
 DirectVolume::Told::~Told() {

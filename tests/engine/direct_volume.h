@@ -87,8 +87,9 @@ class DirectVolume {
 
   // False: changes are made without a word to the engine, as if the interception were taken out.
   bool intercept = true;
-  // Called when a change has been made and the engine does not know yet.
-  std::function<void()> before_end;
+  // Called in each change: when the engine has been told that it begins, and when it has been made
+  // but not ended.
+  std::function<void()> after_begin, before_end;
 
   // --- changes; 0 or -errno (descriptors: -errno or the descriptor)
   int write(const std::string& path, uint64_t offset, std::string_view data);

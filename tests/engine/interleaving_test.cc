@@ -22,6 +22,11 @@ class Interleaving {
   std::string run() {
     source_ = pattern(next_++, kTracks * kTrack - 100);
     volume_.make("file", source_);
+    // The copy program runs within changes, too.
+    volume_.after_begin = volume_.before_end = [this] {
+      if (!sessions_.empty() && random_.chance(30))
+        half_step(sessions_[random_.below(sessions_.size())]);
+    };
     fd_ = volume_.open_file("file", O_RDWR);
     for (int i = 0; i < 80 && failure_.empty(); ++i) {
       act();

@@ -1,15 +1,16 @@
-// SIGKILL, and power cuts, at every moment: a child process plays one fixed scenario and ends itself
-// at its Nth call of the disk that changes something, for every N. Then the engine opens what was
-// left, and every command that had been acknowledged must hold: its clone is exact. For a power cut,
-// what was not synced is there or not, sector by sector, and the machine has another boot id.
+// SIGKILL, and power cuts, at every moment: a child process plays one fixed scenario and ends
+// itself at its Nth call of the disk that changes something, for every N. Then the engine opens
+// what was left, and every command that had been acknowledged must hold: its clone is exact. For a
+// power cut, what was not synced is there or not, sector by sector, and the machine has another
+// boot id.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 
@@ -125,6 +126,7 @@ const std::vector<Step>& scenario() {
        }},
       {"precopy all", [](auto& v) { return v.drain("p"); }},
       {"write", [](auto& v) { return v.write("file", 5000, pattern(10, 5000)) == 0; }},
+      {"extend", [](auto& v) { return v.write("file", 30000, pattern(14, 9000)) == 0; }},
       {"make", [](auto& v) { return v.make("dir/new", pattern(11, 5000)) == 0; }},
       {"rename", [](auto& v) { return v.rename("dir/b", "dir/c") == 0; }},
       {"create d", [](auto& v) { return bool(v.engine().create(v.options("d", {"dir"}))); }},
@@ -265,8 +267,9 @@ class Kill : public testing::Test {
       const std::vector<std::string> selected = v.status(name).paths;
       // Where a copy was cut short, a hole now must be one in the clone.
       const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-      ASSERT_EQ(v.allocate("file", mode, 0, 3 * 4096), 0);
-      ASSERT_EQ(v.allocate("dir/a", mode, 0, 3 * 4096), 0);
+      ASSERT_EQ(v.allocate("file", mode, 0, 4096), 0);
+      ASSERT_EQ(v.allocate("file", mode, 3 * 4096, 4096), 0);
+      ASSERT_EQ(v.allocate("dir/a", mode, 0, 4096), 0);
       const Status status = v.engine().activate({name});
       ASSERT_TRUE(status) << name << ": " << status.error().message;
       const Tree expected = v.capture(selected);

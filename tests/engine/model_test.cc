@@ -1,7 +1,9 @@
 // Random operations of all kinds against the engine and against a model that copies everything at
 // activation. All choices come from a seed: a failure prints it, and CLONEFS_TEST_SEED=N runs that
 // one alone, with every action printed.
+#include <grp.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -56,6 +58,10 @@ class ModelRun {
     options.where = where;
     if (random_.chance(30)) options.pool = Where::kMemory;
     volume_ = std::make_unique<DirectVolume>(options);
+    // The copy program runs within changes, too.
+    volume_->after_begin = volume_->before_end = [this] {
+      if (random_.chance(8)) step();
+    };
   }
 
   // "" or what went wrong.
@@ -254,7 +260,8 @@ class ModelRun {
       case 0:
         if (link) return;
         return done("chmod " + path,
-                    volume_->chmod(path, 0600 | static_cast<mode_t>(random_.below(0200))));
+                    volume_->chmod(path, (S_ISDIR(st.st_mode) ? 0700 : 0600) |
+                                             static_cast<mode_t>(random_.below(0100))));
       case 1:
         if (geteuid() != 0) return;
         return done("chown " + path, volume_->chown(path, static_cast<uid_t>(random_.below(5)),
@@ -854,6 +861,26 @@ void run_seeds(const Seeds& range, Where where) {
 
 TEST(Model, random_operations_in_memory) {
   run_seeds(seeds(1500, 20000), Where::kMemory);
+}
+
+// Without file handles the engine finds its objects in other ways.
+TEST(Model, random_operations_as_an_ordinary_user) {
+  if (geteuid() != 0) GTEST_SKIP() << "all of this test is run by an ordinary user already";
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    constexpr uid_t kNobody = 65534;
+    if (setgroups(0, nullptr) != 0 || setresgid(kNobody, kNobody, kNobody) != 0 ||
+        setresuid(kNobody, kNobody, kNobody) != 0) {
+      _exit(3);
+    }
+    run_seeds(seeds(300, 3000), Where::kMemory);
+    fflush(stdout);
+    _exit(testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
 }
 
 // Inode numbers come back at once; most of the time goes into waiting for syncs.
