@@ -709,10 +709,17 @@ void CloneDirHandle::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {
 }
 
 void CloneDirHandle::list(fuse_req_t req, size_t size, off_t offset, bool plus) {
-  if (const int e = node_->clone_->error(); e != 0) {
+  std::vector<char> buffer(size);
+  // Replied to without the lock: once the kernel has the reply, this may be released.
+  if (const int e = fill(req, offset, plus, &buffer); e != 0) {
     fuse_reply_err(req, e);
-    return;
+  } else {
+    fuse_reply_buf(req, buffer.data(), buffer.size());
   }
+}
+
+int CloneDirHandle::fill(fuse_req_t req, off_t offset, bool plus, std::vector<char>* buffer) {
+  if (const int e = node_->clone_->error(); e != 0) return e;
   CloneTree& tree = node_->tree_;
   Disk& disk = *tree.space_.disk;
   std::lock_guard lock(mutex_);
@@ -722,16 +729,12 @@ void CloneDirHandle::list(fuse_req_t req, size_t size, off_t offset, bool plus) 
     ::seekdir(directory_, offset);
   }
   position_ = offset;
-  std::vector<char> buffer(size);
   size_t used = 0;
   while (true) {
     errno = 0;
     const dirent* found = ::readdir(directory_);
     if (found == nullptr) {
-      if (errno != 0 && used == 0) {
-        fuse_reply_err(req, errno);
-        return;
-      }
+      if (errno != 0 && used == 0) return errno;
       break;
     }
     fuse_entry_param entry{};
@@ -750,11 +753,12 @@ void CloneDirHandle::list(fuse_req_t req, size_t size, off_t offset, bool plus) 
         }
       }
     }
-    const size_t length = plus ? fuse_add_direntry_plus(req, buffer.data() + used, size - used,
-                                                        found->d_name, &entry, found->d_off)
-                               : fuse_add_direntry(req, buffer.data() + used, size - used,
-                                                   found->d_name, &entry.attr, found->d_off);
-    if (length > size - used) {
+    char* place = buffer->data() + used;
+    const size_t left = buffer->size() - used;
+    const size_t length =
+        plus ? fuse_add_direntry_plus(req, place, left, found->d_name, &entry, found->d_off)
+             : fuse_add_direntry(req, place, left, found->d_name, &entry.attr, found->d_off);
+    if (length > left) {
       if (child != nullptr) child->forget(1);
       ::seekdir(directory_, position_);
       break;
@@ -762,7 +766,8 @@ void CloneDirHandle::list(fuse_req_t req, size_t size, off_t offset, bool plus) 
     used += length;
     position_ = found->d_off;
   }
-  fuse_reply_buf(req, buffer.data(), used);
+  buffer->resize(used);
+  return 0;
 }
 
 }  // namespace clonefs

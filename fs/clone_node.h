@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "fs/clone_tree.h"
 
@@ -129,6 +130,8 @@ class CloneDirHandle : public Handle {
 
  private:
   void list(fuse_req_t req, size_t size, off_t offset, bool plus);
+  // 0 or an errno. What it has of the directory is in BUFFER then.
+  int fill(fuse_req_t req, off_t offset, bool plus, std::vector<char>* buffer);
 
   CloneNode* const node_;
   DIR* const directory_;

@@ -80,7 +80,8 @@ void reply_text(fuse_req_t req, const std::string& text, size_t size, off_t offs
 }
 
 void TextHandle::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) {
-  reply_text(req, text_, size, offset);
+  const auto text = text_;
+  reply_text(req, *text, size, offset);
 }
 
 bool opens_for_write(const fuse_file_info* fi) {

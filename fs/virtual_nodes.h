@@ -82,11 +82,13 @@ class FixedNode : public Node {
 using MakeText = std::function<std::string()>;
 class TextHandle : public Handle {
  public:
-  explicit TextHandle(std::string text) : text_(std::move(text)) {}
+  explicit TextHandle(std::string text)
+      : text_(std::make_shared<const std::string>(std::move(text))) {}
   void read(fuse_req_t req, size_t size, off_t offset, fuse_file_info* fi) override;
 
  private:
-  const std::string text_;
+  // Shared with the replies: once the kernel has one, this may be released.
+  const std::shared_ptr<const std::string> text_;
 };
 class TextNode : public FixedNode {
  public:
