@@ -2,12 +2,22 @@
 import os
 import shutil
 import statistics
+import sys
 import time
 
 from bench_places import (Missing, Writer, io_case, io_cases, make_file, make_tree, run, syncfs)
 
+BEGIN = time.monotonic()
 MIB = 1 << 20
 GIB = 1 << 30
+
+
+def progress(text=""):
+    """What is measured now, for who waits: a line that is overwritten."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:78]}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(f"  {time.monotonic() - BEGIN:5.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 class Table:
@@ -65,8 +75,8 @@ class Parameters:
         self.ballast = 512 * MIB if quick else 2 * GIB
         self.files = 400 if quick else 2000
         self.seconds = 0.3 if quick else 2.0
-        self.before_s = 0.2 if quick else 1.0
-        self.after_s = 0.2 if quick else 1.0
+        self.before_s = 0.2 if quick else 0.5
+        self.after_s = 0.2 if quick else 0.5
         self.rewrite_s = 1.0 if quick else 3.0
         self.peer_reps = 1 if quick else 3
 
@@ -148,6 +158,7 @@ def part_a(work, p):
 
     def target(how, count, once):
         for shape in all_shapes:
+            progress(f"a: {shape.title}, {how}")
             for mode in modes:
                 try:
                     measured[shape.key, how, mode] = [once(shape, mode) for _ in range(count)]
@@ -259,6 +270,7 @@ def part_b(work, p):
                              lambda path: make_file(f"{path}/file", tracks * track),
                              ["-o", f"cache={cache}"])
         found = {"precopied": [], "created": []}
+        progress(f"b: cache {cache}")
         for n in range(p.reps):
             for how, reps in found.items():
                 name = f"b{n}-{how}"
@@ -312,6 +324,7 @@ def against_native(work, p, table, with_clone):
     for name in io_cases(work):
         rows = {}  # case -> [(native, clonefs)]
         missing = {}
+        progress(f"{'d' if with_clone else 'c'}: {name}")
         drained = False
         for n in range(p.reps):
             try:
@@ -426,6 +439,7 @@ def part_e(work, p):
             (f"one file, {p.big // MIB} MiB, cold", "big", evict, p.big / MIB, "MiB/s"),
             (f"{p.many:,} files of 4 KiB", "many", lambda: None, p.many, "files/s")):
         pairs = []
+        progress(f"e: {title}")
         for n in range(p.reps):
             pair = {}
             for how in ((cp, drain) if n % 2 == 0 else (drain, cp)):

@@ -90,6 +90,7 @@ def main():
                 result["tables"].append({"part": part, "missing": str(e)})
                 failed = True
                 continue
+            bench_parts.progress()
             for table in tables:
                 print("\n" + table.markdown(), flush=True)
                 result["tables"].append({"part": part, "title": table.title, "note": table.note,
