@@ -1,7 +1,8 @@
 // Nodes and handles: what stands behind a FUSE nodeid and behind an open file or directory. Both
 // mounts, the control files and the views of clones are made of them; fs/fuse_session.h dispatches.
 //
-// Each method gets the request and replies to it exactly once, itself. What a kind of node does not
+// Each method gets the request and replies to it exactly once, itself; after that it touches neither
+// the node nor the handle, which the kernel may have let go of by then. What a kind of node does not
 // do, it leaves to the default, which replies with the fitting errno. An exception that leaves a
 // method before it has replied is replied to as EIO (ENOMEM for std::bad_alloc).
 //

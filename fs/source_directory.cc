@@ -392,10 +392,12 @@ void DirectoryHandle::advance(const Entry& entry) {
 }
 
 void DirectoryHandle::fill(fuse_req_t req, size_t size, off_t offset, bool plus) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);  // not held for the reply: after it the handle may be released
   if (offset != position_) {  // seekdir, or rewinddir: that must show new entries as well
     if (::lseek(fd_.get(), offset, SEEK_SET) < 0) {
-      fuse_reply_err(req, errno);
+      const int seek_error = errno;
+      lock.unlock();
+      fuse_reply_err(req, seek_error);
       return;
     }
     position_ = offset;
@@ -440,6 +442,7 @@ void DirectoryHandle::fill(fuse_req_t req, size_t size, off_t offset, bool plus)
     used += need;
     advance(*entry);
   }
+  lock.unlock();
   if (error != 0 && used == 0) {
     fuse_reply_err(req, error);
     return;
