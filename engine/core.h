@@ -71,8 +71,9 @@ class Core {
   Change change_attributes(SourceId id);
   Change change_names(const NamesChange& names);
   void end_change(ChangeState& state);
-  void keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
-                     const Attachments& attachments, int fd);
+  // 0, or -errno when the name must not go.
+  int keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
+                    const Attachments& attachments, int fd);
   int open_limbo();
   bool any_needed(const Attachments& attachments) const;
   void release_limbo(SourceId id, const std::shared_ptr<Source>& source);
@@ -128,10 +129,11 @@ class Core {
   // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
-  // access. Takes the claim. FD may be -1.
+  // access. Takes the claim. FD may be -1. 0, or -errno when a write to the source must be refused.
   int copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw);
-  void save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
-                       const char* bytes);
+  int save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
+                      const char* bytes,
+                      const std::function<void(const Attachment&, int)>& lost);
   Fd open_source(const Object& o, int flags = O_RDONLY) const;
   Fd open_clone(const Object& o, int flags) const;
 

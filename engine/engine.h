@@ -40,6 +40,11 @@ const char* to_string(SessionState state);
 enum class Durability { kPower, kRelaxed };
 const char* to_string(Durability durability);
 
+// When a track cannot be saved before it is overwritten: the clone is Failed and the write goes on, or
+// the write gets the error and the clone stays whole.
+enum class OnError { kFailClone, kFailWrite };
+const char* to_string(OnError policy);
+
 struct EngineOptions {
   int source = -1;            // descriptor of the volume's directory; borrowed for the whole life
   std::string source_name;    // for messages: the path that the user gave
@@ -47,6 +52,7 @@ struct EngineOptions {
   TrackSize track_size;       // default of new sessions
   unsigned max_columns = 64;  // sessions that hold columns at the same time
   Durability durability = Durability::kPower;
+  OnError on_error = OnError::kFailClone;
   uint64_t journal_limit = 128 << 20;  // bytes; twice that may be on disk
   // How long a write waits for room in the journal before the clone counts as failed.
   std::chrono::milliseconds stall_limit{30000};

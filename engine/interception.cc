@@ -113,15 +113,15 @@ Change Core::change_names(const NamesChange& names) {
   auto& part = state.parts.back();
   const auto source = sources_.find(names.victim, &part.seen);
   if (source == nullptr || !any_needed(part.seen)) return change;
-  keep_in_limbo(names.victim, source, part.seen, state.victim.get());
+  change.error_ = -keep_in_limbo(names.victim, source, part.seen, state.victim.get());
   return change;
 }
 
-void Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
-                         const Attachments& attachments, int fd) {
+int Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
+                        const Attachments& attachments, int fd) {
   {
     const std::lock_guard lock(source->limbo_mutex);
-    if (source->in_limbo) return;
+    if (source->in_limbo) return 0;
     int e = fd < 0 ? fd : 0;
     if (e == 0) e = open_limbo();
     const std::string name = limbo_name(id);
@@ -140,11 +140,11 @@ void Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
         disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
         source->in_limbo = false;
       }
-      return;
+      return 0;
     }
   }
   // No hidden name can be made (no hard links there, or too many): copy all of it first.
-  (void)copy_now(*source, attachments, -1, {0, kMaxFileSize}, true);
+  return copy_now(*source, attachments, -1, {0, kMaxFileSize}, true);
 }
 
 int Core::open_limbo() {

@@ -19,6 +19,10 @@ const char* to_string(Durability durability) {
   return durability == Durability::kPower ? "power" : "relaxed";
 }
 
+const char* to_string(OnError policy) {
+  return policy == OnError::kFailClone ? "fail-clone" : "fail-write";
+}
+
 }  // namespace clonefs
 
 namespace clonefs::detail {

@@ -241,6 +241,16 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
     if (a.session->active() && a.object->column != nullptr)
       limit = std::max(limit, a.session->track_size.offset_of(a.object->column->count));
 
+  // What becomes of an error: the policy counts for writes to the source only.
+  const bool refuse = cofw && options_.on_error == OnError::kFailWrite;
+  const auto lost = [&](const Attachment& a, int e) {
+    const Error error = Error::from_errno(
+        e, "cannot save a track of " + path_of(*a.session, *a.object) + " before it is overwritten");
+    if (refuse)
+      events_.add("write refused for " + a.session->name + ": " + error.message);
+    else
+      fail(*a.session, error.message);
+  };
   Fd own;
   std::vector<char> buffer;
   std::vector<ByteRange> holes;
@@ -299,21 +309,25 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
         if (e == 0 && cofw) s.counters.cofw_tracks.fetch_add(u - t);
         t = u;
       }
-      if (e < 0)
-        fail(s, Error::from_errno(e, "cannot save a track of " + path_of(s, o) +
-                                         " before it is overwritten")
-                    .message);
+      if (e < 0) {
+        lost(a, e);
+        if (refuse) return e;
+      }
       if (s.counters.tracks_pending.load() == 0) wake(s);
     }
-    if (durable) save_to_journal(*attachments, chunk, buffer.data());
+    if (durable) {
+      const int e = save_to_journal(*attachments, chunk, buffer.data(), lost);
+      if (e < 0 && refuse) return e;
+    }
   }
   return 0;
 }
 
 // Makes the unsaved tracks of CHUNK durable for all active sessions at once. BYTES is what the source
 // has there: it was not overwritten since the consistency point of any of them. With the claim.
-void Core::save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
-                           const char* bytes) {
+int Core::save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
+                          const char* bytes,
+                          const std::function<void(const Attachment&, int)>& lost) {
   std::vector<JournalRecord> records;
   std::vector<std::pair<const Attachment*, Extent>> saved;
   for (const auto& a : attachments) {
@@ -337,15 +351,12 @@ void Core::save_to_journal(const std::vector<Attachment>& attachments, ByteRange
   }
   const int e = records.empty() ? 0 : journal_->append(records, options_.stall_limit);
   for (const auto& [a, extent] : saved) {
-    if (e < 0) {
-      fail(*a->session, Error::from_errno(e, "cannot save a track of " +
-                                                 path_of(*a->session, *a->object) +
-                                                 " in the journal before it is overwritten")
-                            .message);
-      continue;
-    }
-    change_bits(*a->session, *a->object, extent, is_unsaved, on_durable);
+    if (e < 0)
+      lost(*a, e);
+    else
+      change_bits(*a->session, *a->object, extent, is_unsaved, on_durable);
   }
+  return e;
 }
 
 }  // namespace clonefs::detail

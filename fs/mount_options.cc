@@ -63,6 +63,17 @@ Status set_durability(const std::string& text, ServerOptions* options) {
   return {};
 }
 
+Status set_on_error(const std::string& text, ServerOptions* options) {
+  if (text == "fail-clone") {
+    options->on_error = OnError::kFailClone;
+  } else if (text == "fail-write") {
+    options->on_error = OnError::kFailWrite;
+  } else {
+    return Error{EINVAL, "'" + text + "' is nothing to do on an error. Use fail-clone or fail-write."};
+  }
+  return {};
+}
+
 Status set_stall_limit(const std::string& text, ServerOptions* options) {
   constexpr uint64_t kMost = 24 * 3600;
   const auto seconds = parse_size(text);
@@ -91,6 +102,8 @@ Status add_mount_options(const std::string& list, ServerOptions* options) {
       taken = set_columns(value, options);
     } else if (key == "durability") {
       taken = set_durability(value, options);
+    } else if (key == "on-error") {
+      taken = set_on_error(value, options);
     } else if (key == "stall-limit") {
       taken = set_stall_limit(value, options);
     } else if (key == "pool" && !value.empty()) {

@@ -392,6 +392,7 @@ Status VolumeServer::start() {
   engine_options.max_columns = options_.max_columns;
   engine_options.durability = options_.durability;
   engine_options.stall_limit = options_.stall_limit;
+  engine_options.on_error = options_.on_error;
   auto engine = Engine::open(engine_options);
   if (!engine) return engine.error();
   engine_ = std::move(*engine);

@@ -24,6 +24,7 @@ struct ServerOptions {
   unsigned max_columns = 64;
   Durability durability = Durability::kPower;
   std::chrono::milliseconds stall_limit{30000};
+  OnError on_error = OnError::kFailClone;
   std::vector<std::string> mount_options;  // for the kernel: "ro", "allow_other", ...
 };
 

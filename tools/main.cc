@@ -26,6 +26,7 @@ constexpr char kMountFooter[] = R"(
 Options of -o:
   cache=writeback|writethrough   as --cache
   durability=power|relaxed       as --durability
+  on-error=fail-clone|fail-write as --on-error
   pool=DIR, track-size=N, columns=N, stall-limit=SECONDS
   allow_other, allow_root        let other users in (root's default: allow_other)
   ro, nodev, nosuid, noexec, noatime
@@ -83,6 +84,10 @@ int run(int argc, char** argv) {
       "--durability", [&](const std::string& text) { take(set_durability(text, &server)); },
       "power (the default): clones that are not drained survive a power cut; relaxed: a killed "
       "daemon only");
+  mount->add_option_function<std::string>(
+      "--on-error", [&](const std::string& text) { take(set_on_error(text, &server)); },
+      "when a track cannot be saved before a write: fail-clone (the default: the write goes on) or "
+      "fail-write (the write gets the error, the clone stays whole)");
   mount->add_option_function<std::string>(
       "--stall-limit", [&](const std::string& text) { take(set_stall_limit(text, &server)); },
       "seconds that a write waits for a full journal before the clone fails (default 30)");
