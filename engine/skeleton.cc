@@ -162,15 +162,18 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
   if (!clone) return cannot("open in the pool", path_of(*s, dir), clone.get());
 
   std::set<std::string, std::less<>> names = dirty.names;
-  if (dirty.all && dir.filter != nullptr) {
-    for (const auto& [name, node] : dir.filter->children) names.insert(name);
-  } else if (dirty.all) {
+  if (dirty.all) {
+    // What is there, and what should be: the directory may have had another filter.
     const auto collect = [&](const Disk::Entry& e) {
       names.insert(e.name);
       return true;
     };
-    int e = disk_.list(source.get(), collect);
-    if (e == 0) e = disk_.list(clone.get(), collect);
+    int e = disk_.list(clone.get(), collect);
+    if (dir.filter != nullptr) {
+      for (const auto& [name, node] : dir.filter->children) names.insert(name);
+    } else if (e == 0) {
+      e = disk_.list(source.get(), collect);
+    }
     if (e < 0) return cannot("list the directory", path_of(*s, dir), e);
   }
   SyncPass::Missing missing{&dir, {}};
