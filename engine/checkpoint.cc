@@ -34,7 +34,7 @@ void Core::note_for_checkpoint(Session& s, Object& o) {
 
 void Core::call_for_checkpoint() {
   if (!options_.copy_threads) {
-    (void)checkpoint({}, false);
+    (void)checkpoint({});
     return;
   }
   const std::lock_guard lock(housekeeper_mutex_);
@@ -42,7 +42,7 @@ void Core::call_for_checkpoint() {
   housekeeper_wake_.notify_all();
 }
 
-Status Core::checkpoint(const std::vector<SessionPtr>& extra, bool names) {
+Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
   if (!power()) return {};
   const std::lock_guard one(checkpoint_mutex_);
   // From here on new records go to the other file. What the old one holds has been put on the clone
@@ -57,6 +57,7 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra, bool names) {
         sessions.push_back(s);
   }
   std::vector<Snapshot> snapshots;
+  std::vector<std::pair<SessionPtr, Object*>> changed;
   std::vector<std::pair<SessionPtr, SourceMark>> marks;
   std::vector<SessionPtr> activated;
   for (const auto& s : sessions) {
@@ -70,6 +71,7 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra, bool names) {
     }
     for (Object* o : objects) {
       o->in_checkpoint.store(false);
+      if (!o->gone) changed.emplace_back(s, o);
       if (!active && !o->gone) {
         // Before the bits are looked at: a later write shows in the ctime.
         const Fd source = open_source(*o, O_PATH);
@@ -90,17 +92,20 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra, bool names) {
     }
   }
 
+  // The clone side: data, attributes, and the names in directories.
   int e = 0;
-  if (names || !activated.empty() || snapshots.size() > kSyncOneByOne) {
-    e = disk_.syncfs(pool_dir_.get());
-  } else {
-    for (const auto& snapshot : snapshots) {
-      const Fd clone = open_clone(*snapshot.object, O_RDONLY);
-      if (clone.get() == -ESTALE) continue;
-      e = clone ? disk_.datasync(clone.get()) : clone.get();
-      if (e < 0) break;
-    }
+  const bool one_by_one =
+      changed.size() <= kSyncOneByOne &&
+      std::all_of(changed.begin(), changed.end(), [](const auto& c) {
+        return c.second->is_regular() || c.second->is_directory();
+      });
+  for (const auto& [s, o] : changed) {
+    if (!one_by_one || e < 0) break;
+    const Fd clone = open_clone(*o, O_RDONLY);
+    if (clone.get() == -ESTALE) continue;
+    e = clone ? disk_.sync(clone.get()) : clone.get();
   }
+  if (!one_by_one) e = disk_.syncfs(pool_dir_.get());
   for (const auto& snapshot : snapshots) {
     if (e < 0) break;
     e = snapshot.session->durable_file.write(snapshot.base, snapshot.bits.data(),
@@ -119,8 +124,7 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra, bool names) {
     if (status) status = batch.commit();
   }
   if (!status) {
-    for (const auto& snapshot : snapshots)
-      note_for_checkpoint(*snapshot.session, *snapshot.object);
+    for (const auto& [s, o] : changed) note_for_checkpoint(*s, *o);
     for (const auto& s : activated) s->all_noted = false;
     return status;
   }

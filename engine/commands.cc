@@ -220,6 +220,8 @@ Status Core::build(const SessionPtr& s, const CreateOptions& o) {
   if (!o.thin && !o.nocopy) {
     if (auto status = check_space(*s); !status) return status;
   }
+  // What the catalog speaks of must be there after a power cut: the skeleton, the track tables.
+  if (auto status = checkpoint({s}); !status) return status;
   {
     Catalog::Batch batch(*catalog_);
     auto status = batch.put_session(row_of(*s));
@@ -228,8 +230,6 @@ Status Core::build(const SessionPtr& s, const CreateOptions& o) {
     if (!status) return status;
   }
   rows_written(*s);
-  // The skeleton is what a power cut must leave of it.
-  if (auto status = checkpoint({s}, true); !status) return status;
   s->building = false;
   return {};
 }
@@ -334,7 +334,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   }
 
   // What is precopied becomes durable here; what changes until the fence, after it.
-  if (auto status = checkpoint(sessions, true); !status) return status;
+  if (auto status = checkpoint(sessions); !status) return status;
 
   const auto begin = std::chrono::steady_clock::now();
   fence_.close();
@@ -358,7 +358,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
           .count());
 
   // Until this is done, each write is saved in the journal.
-  status = checkpoint({}, true);
+  status = checkpoint({});
   {
     Catalog::Batch batch(*catalog_);
     for (const auto& s : sessions) {

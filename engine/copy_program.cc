@@ -267,6 +267,7 @@ void Core::finish_object(Session& s, Object& o) {
     }
     o.finished.store(true);
   }
+  note_for_checkpoint(s, o);
   detach(s, o);
   row_changed(s, o);
 }
@@ -274,7 +275,7 @@ void Core::finish_object(Session& s, Object& o) {
 // With the work mutex held, nothing pending: the clone becomes an ordinary tree.
 bool Core::complete(const SessionPtr& s) {
   if (power()) {
-    if (auto status = checkpoint({}, false); !status) {
+    if (auto status = checkpoint({}); !status) {
       fail(*s, status.error().message);
       return false;
     }
@@ -284,7 +285,16 @@ bool Core::complete(const SessionPtr& s) {
     if (!settled(o)) return false;
     finish_object(*s, o);
   }
-  disk_.syncfs(pool_dir_.get());
+  // Copied is a promise for a power cut too, whatever the durability was until here.
+  if (power()) {
+    if (auto status = checkpoint({}); !status) {
+      fail(*s, status.error().message);
+      return false;
+    }
+  } else if (const int e = disk_.syncfs(pool_dir_.get()); e < 0) {
+    fail(*s, Error::from_errno(e, "cannot make the drained clone durable").message);
+    return false;
+  }
   const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
                              s->name.c_str(), RENAME_NOREPLACE);
   if (e < 0 && e != -ENOENT) {

@@ -160,9 +160,9 @@ class Core {
 
   // --- checkpoint.cc ---
   bool power() const { return options_.durability == Durability::kPower; }
-  // Makes what is on the clone side of all active sessions and of EXTRA ones durable, then their
-  // bits; then the journal is free. NAMES: of new directories and files too.
-  Status checkpoint(const std::vector<SessionPtr>& extra, bool names);
+  // Makes what is on the clone side of all active sessions and of EXTRA ones durable (data,
+  // attributes, names), then their bits; then the journal is free.
+  Status checkpoint(const std::vector<SessionPtr>& extra);
   // Makes one member durable: fsync on a clone's file.
   Status checkpoint_object(Session& s, Object& o);
   void note_for_checkpoint(Session& s, Object& o);

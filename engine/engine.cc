@@ -100,7 +100,7 @@ bool Engine::step_finish(const std::string& name) {
   return s != nullptr && core_->step_finish(s);
 }
 
-Status Engine::checkpoint() { return core_->checkpoint({}, false); }
+Status Engine::checkpoint() { return core_->checkpoint({}); }
 Durability Engine::durability() const { return core_->options_.durability; }
 Engine::JournalStatistics Engine::journal_statistics() const {
   if (core_->journal_ == nullptr) return {};

@@ -562,7 +562,7 @@ Status Core::checkpoint_all() {
     for (auto& o : s->objects)
       if (!o.gone && o.column != nullptr) note_for_checkpoint(*s, o);
   }
-  return checkpoint(sessions, true);
+  return checkpoint(sessions);
 }
 
 // Which directories above the selected paths are there in the skeleton, and with which names.
@@ -628,9 +628,11 @@ Status Core::close() {
   }
   if (housekeeper_.joinable()) housekeeper_.join();
   for (auto& [name, s] : sessions_) stop_worker(*s);
+  std::vector<SessionPtr> waiting;
   for (auto& [name, s] : sessions_) {
     const std::lock_guard work(s->work_mutex);
     if (!s->before_activation()) continue;
+    waiting.push_back(s);
     // So that what is recorded is what the source is.
     for (bool quiet = false; !quiet;) {
       if (auto status = sync_skeleton(s, &quiet); !status) {
@@ -640,10 +642,12 @@ Status Core::close() {
     }
   }
   // Nobody works on the sessions any more; a work mutex may not be asked for beneath a batch.
-  if (auto status = checkpoint({}, true); !status) return status;
+  if (auto status = checkpoint(waiting); !status) return status;
   // "Clean" is a promise about all that the next start reads.
-  if (const int e = disk_.syncfs(pool_dir_.get()); e < 0)
-    return Error::from_errno(e, "cannot make the pool durable");
+  int e = power() ? 0 : disk_.syncfs(pool_dir_.get());
+  for (auto& [name, s] : sessions_)
+    if (e == 0 && (s->before_activation() || s->active())) e = s->track_file.datasync();
+  if (e < 0) return Error::from_errno(e, "cannot make the pool durable");
   Catalog::Batch batch(*catalog_);
   Status status = batch.clear_marks();
   for (auto& [name, s] : sessions_) {

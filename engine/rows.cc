@@ -119,8 +119,7 @@ void Core::housekeeping() {
           if (s->state.load() == SessionState::kPrecopy && !s->building) precopied.push_back(s);
         last_precopy_checkpoint = time;
       }
-      const bool names = !precopied.empty();
-      if (auto status = checkpoint(precopied, names); !status)
+      if (auto status = checkpoint(precopied); !status)
         events_.add("checkpoint: " + status.error().message);
       last_checkpoint = std::chrono::steady_clock::now();
     }

@@ -510,6 +510,7 @@ Status Core::sync_object(Session& s, Object& o) {
   const timespec times[2] = {st.st_atim, st.st_mtim};
   e = disk_.utimes(clone.get(), times);
   if (e < 0) return cannot("give the clone its times for", path_of(s, o), e);
+  note_for_checkpoint(s, o);
   o.size = static_cast<uint64_t>(st.st_size);
   o.atime = st.st_atim;
   o.mtime = st.st_mtim;
