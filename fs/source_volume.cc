@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <utility>
 
 #include "fs/source_node.h"
 
@@ -28,7 +29,12 @@ SourceNode* NodeTable::find_or_make(const Key& key, const HandleBytes& handle,
     return found->second;
   }
   SourceNode* node = make();
-  if (node != nullptr) s.nodes[key] = node;
+  if (node == nullptr) return nullptr;
+  if (found != s.nodes.end()) {
+    s.replaced.insert(std::exchange(found->second, node));
+  } else {
+    s.nodes.emplace(key, node);
+  }
   return node;
 }
 
@@ -47,9 +53,26 @@ void NodeTable::forget(SourceNode* node, uint64_t count) {
     std::lock_guard lock(s.mutex);
     if (node->lookups_.fetch_sub(count, std::memory_order_acq_rel) != count) return;
     const auto found = s.nodes.find(node->key());
-    if (found != s.nodes.end() && found->second == node) s.nodes.erase(found);
+    if (found != s.nodes.end() && found->second == node) {
+      s.nodes.erase(found);
+    } else {
+      s.replaced.erase(node);
+    }
   }
   delete node;
+}
+
+void NodeTable::clear() {
+  std::vector<SourceNode*> left;
+  for (Shard& s : shards_) {
+    std::lock_guard lock(s.mutex);
+    for (const auto& [key, node] : s.nodes) left.push_back(node);
+    left.insert(left.end(), s.replaced.begin(), s.replaced.end());
+    s.nodes.clear();
+    s.replaced.clear();
+  }
+  for (SourceNode* node : left) node->location_.reset();  // its directory goes as well
+  for (SourceNode* node : left) delete node;
 }
 
 size_t NodeTable::size() const {
@@ -270,6 +293,7 @@ Result<std::unique_ptr<SourceVolume>> SourceVolume::open(Engine& engine, VolumeO
 
 SourceVolume::~SourceVolume() {
   detach_mount();
+  nodes.clear();
   delete root_;
 }
 
@@ -415,9 +439,10 @@ int flush_batch(int mount, const std::vector<std::string>& names) {
   return error;
 }
 
-// Gives this thread a table of descriptors with nothing but KEPT. A file on the mount must not stand
-// in one table with /dev/fuse: when the daemon is killed the kernel closes one after the other, would
-// wait for the file's write-back, and with /dev/fuse still open nothing ever ends that.
+// Gives this thread a table of descriptors with nothing but KEPT. A file on the mount must not
+// stand in one table with /dev/fuse: when the daemon is killed the kernel closes one after the
+// other, would wait for the file's write-back, and with /dev/fuse still open nothing ever ends
+// that.
 void part_descriptors(int kept) {
   const auto kept_number = static_cast<unsigned>(kept);
   close_range(kept_number + 1, ~0U, CLOSE_RANGE_UNSHARE);

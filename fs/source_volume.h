@@ -17,6 +17,7 @@
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "engine/engine.h"
@@ -46,6 +47,8 @@ class NodeTable {
   SourceNode* find(const Key& key);
   // COUNT lookups less, deleted and no longer found at none.
   void forget(SourceNode* node, uint64_t count);
+  // At the end: the kernel gives nothing back when a mount ends.
+  void clear();
   size_t size() const;
 
  private:
@@ -57,6 +60,7 @@ class NodeTable {
   struct Shard {
     mutable std::mutex mutex;
     std::unordered_map<Key, SourceNode*, Hash> nodes;
+    std::unordered_set<SourceNode*> replaced;  // still known to the kernel
   };
   static constexpr size_t kShards = 64;
   Shard& shard(const Key& key) { return shards_[(Hash()(key) >> 7) % kShards]; }
