@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <random>
+
 #include "fs/words.h"
 
 namespace clonefs {
@@ -146,6 +149,77 @@ TEST(Command, FormatIsReadBack) {
     EXPECT_EQ(parsed(text).timeout, parsed(line).timeout);
     EXPECT_EQ(parsed(text).rate, parsed(line).rate);
   }
+}
+
+// Whatever is written to ctl: an answer, and what is taken for a command is read back as the same.
+TEST(Command, Fuzz) {
+  const char* pieces[] = {"create",
+                          "copy",
+                          "status",
+                          "wait",
+                          "rate",
+                          "terminate",
+                          "extents",
+                          "--json",
+                          "--for",
+                          "copied",
+                          "--extent",
+                          "0:64K",
+                          "--track-size",
+                          "1M",
+                          "--",
+                          "-",
+                          "=",
+                          "--force",
+                          "a",
+                          ".",
+                          "..",
+                          "/",
+                          "'",
+                          "\"",
+                          "\\",
+                          "\n",
+                          " ",
+                          "  ",
+                          "\t",
+                          "[a,b]",
+                          "{}",
+                          "++",
+                          "%",
+                          "\xff\xfe",
+                          "-1",
+                          "--help",
+                          "NAME=x",
+                          "@f",
+                          "--timeout",
+                          "0.5",
+                          "unlimited",
+                          "\r"};
+  const char* const env = std::getenv("CLONEFS_TEST_SEED");
+  const unsigned seed = env != nullptr ? static_cast<unsigned>(std::strtoul(env, nullptr, 10))
+                                       : std::random_device{}();
+  std::mt19937 random(seed);
+  unsigned commands = 0;
+  for (int i = 0; i < 20000; i++) {
+    std::string line;
+    for (unsigned n = random() % 12; n > 0; n--) {
+      line += random() % 50 == 0 ? std::string(1, static_cast<char>(random()))
+                                 : pieces[random() % std::size(pieces)];
+      if (random() % 2 == 0) line += ' ';
+    }
+    const auto result = parse(line);
+    if (!result) {
+      EXPECT_FALSE(result.error().message.empty()) << line << " seed " << seed;
+    } else if (result->command) {
+      commands++;
+      const std::string text = format_command(*result->command);
+      const auto again = parse(text);
+      ASSERT_TRUE(again) << line << " -> " << text << again.error().message << " seed " << seed;
+      ASSERT_TRUE(again->command) << text;
+      EXPECT_EQ(format_command(*again->command), text) << line << " seed " << seed;
+    }
+  }
+  EXPECT_GT(commands, 100u) << "seed " << seed;  // it does not only try nonsense
 }
 
 }  // namespace
