@@ -141,12 +141,19 @@ class ControlHandle : public Handle {
 // `ctl`, `status` and `status.json` of the volume are FixedNodes, those of a session KeyedNodes;
 // what they do is the same.
 
-class ControlNode : public FixedNode {
+// The kernel lets one write at a time into an inode, and a command is a write for as long as it runs.
+// So each lookup of a `ctl` finds an inode of its own: a wait holds up nobody else's commands.
+std::string unique_key() {
+  static std::atomic<uint64_t> next{0};
+  return "#" + std::to_string(next.fetch_add(1));
+}
+
+class ControlNode : public KeyedNode {
  public:
-  ControlNode(ControlContext& context, uint64_t number)
-      : FixedNode(context.owner, number, S_IFREG), context_(context) {}
+  ControlNode(KeyedNodes& table, ControlContext& context, const VirtualAttributes& attributes)
+      : KeyedNode(table), context_(context), attributes_(attributes) {}
   int describe(fuse_entry_param* entry) override {
-    FixedNode::describe(entry);
+    describe_virtual(context_.owner, attributes_, entry);
     context_.access.apply(&entry->attr);
     return 0;
   }
@@ -164,6 +171,22 @@ class ControlNode : public FixedNode {
 
  private:
   ControlContext& context_;
+  const VirtualAttributes attributes_;
+};
+
+// The entry `ctl` of .clonefs.
+class ControlEntry : public FixedNode {
+ public:
+  ControlEntry(ControlContext& context, uint64_t number)
+      : FixedNode(context.owner, number, S_IFREG), context_(context) {}
+  Node* found() override {
+    return nodes_.get(unique_key(),
+                      [this] { return new ControlNode(nodes_, context_, attributes_); });
+  }
+
+ private:
+  ControlContext& context_;
+  KeyedNodes nodes_;
 };
 
 enum class SessionFile { kDirectory, kControl, kStatus, kStatusJson };
@@ -207,7 +230,8 @@ class SessionNode : public KeyedNode {
   void lookup(fuse_req_t req, const char* name) override {
     for (const auto& child : kSessionFiles) {
       if (file_ == SessionFile::kDirectory && std::string(name) == child.name) {
-        reply_entry(req, table_.get(session_ + "/" + name, [&] {
+        const bool is_control = child.file == SessionFile::kControl;
+        reply_entry(req, table_.get(session_ + "/" + (is_control ? unique_key() : name), [&] {
           return new SessionNode(table_, context_, session_, child.file, child.mode);
         }));
         return;
@@ -368,7 +392,7 @@ struct ControlTree::Nodes {
   ControlContext context;
   CloneTree& view;
   FixedDirectory root;
-  ControlNode ctl;
+  ControlEntry ctl;
   TextNode status;
   TextNode status_json_file;
   EventsNode events;

@@ -159,8 +159,7 @@ void FixedDirectory::lookup(fuse_req_t req, const char* name) {
     reply_no_entry(req);
     return;
   }
-  it->second->remember();
-  reply_entry(req, it->second);
+  reply_entry(req, it->second->found());
 }
 
 void FixedDirectory::opendir(fuse_req_t req, fuse_file_info* fi) {

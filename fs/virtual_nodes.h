@@ -72,6 +72,11 @@ class FixedNode : public Node {
   FixedNode(const VirtualOwner& owner, uint64_t number, mode_t mode);
   void forget(uint64_t count) override { lookups_.fetch_sub(count); }
   int describe(fuse_entry_param* entry) override;
+  // What a lookup of its name finds, with one more lookup: this.
+  virtual Node* found() {
+    remember();
+    return this;
+  }
 
  protected:
   const VirtualOwner& owner_;
