@@ -487,7 +487,9 @@ Seeds seeds(uint64_t runs, uint64_t long_runs) {
     if (value == nullptr) return std::nullopt;
     return std::strtoull(value, nullptr, 10);
   };
-  if (const auto seed = number("CLONEFS_TEST_SEED")) return {*seed, 1};
+  if (const auto seed = number("CLONEFS_TEST_SEED")) {
+    return {*seed, number("CLONEFS_TEST_SEEDS").value_or(1)};
+  }
   if (const auto count = number("CLONEFS_TEST_SEEDS")) return {1, *count};
   return {1, std::getenv("CLONEFS_LONG") != nullptr ? long_runs : runs};
 }

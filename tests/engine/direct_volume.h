@@ -182,8 +182,9 @@ class DirectVolume {
 // Whole content of a clone's file, or "error N".
 std::string read_clone_file(CloneFile& file, uint64_t size);
 
-// Number of runs of a randomized test and their first seed, from CLONEFS_TEST_SEED (that one only),
-// CLONEFS_TEST_SEEDS (count), CLONEFS_LONG (LONG_RUNS), else RUNS.
+// Number of runs of a randomized test and their first seed: CLONEFS_TEST_SEED runs that one alone,
+// or as many from it as CLONEFS_TEST_SEEDS says; else from 1 on CLONEFS_TEST_SEEDS, or LONG_RUNS
+// with CLONEFS_LONG, or RUNS.
 struct Seeds {
   uint64_t first, count;
 };

@@ -266,6 +266,39 @@ TEST_P(Interception, is_needed) {
 INSTANTIATE_TEST_SUITE_P(Operations, Interception, testing::ValuesIn(operations()),
                          [](const auto& param) { return std::string(param.param.name); });
 
+// The directories that lead to selected paths show these only, whatever changes places above them.
+TEST(InterceptionOfPaths, directories_above_change_places) {
+  const std::vector<std::string> selected = {"dir/a", "outside/b"};
+  struct Rename {
+    const char *from, *to;
+    unsigned flags = 0;
+  };
+  const std::vector<std::vector<Rename>> rows = {
+      {{"dir", "outside", RENAME_EXCHANGE}},
+      {{"dir", "outside", RENAME_EXCHANGE}, {"outside/a", "dir/a"}},
+      {{"dir/a", "outside/a"}, {"outside/b", "dir/b"}, {"dir", "outside", RENAME_EXCHANGE}},
+      {{"dir", "outside", RENAME_EXCHANGE}, {"dir", "outside", RENAME_EXCHANGE}},
+      {{"dir", "gone"}, {"outside", "dir"}},
+      {{"outside", "dir/a-dir"}, {"dir/a", "x"}, {"dir/a-dir", "dir/a"}},
+  };
+  for (const bool precopy : {false, true}) {
+    for (size_t row = 0; row < rows.size(); ++row) {
+      DirectVolume v;
+      make_tree(v);
+      ASSERT_EQ(v.make("outside/b", pattern(20, 5000)), 0);
+      CreateOptions options = v.options("c", selected);
+      options.precopy = precopy;
+      ASSERT_TRUE(v.engine().create(options));
+      for (const auto& [from, to, flags] : rows[row]) {
+        ASSERT_EQ(v.rename(from, to, flags), 0) << from;
+        v.engine().step("c");
+      }
+      ASSERT_TRUE(v.engine().activate({"c"}));
+      EXPECT_EQ(v.clone_difference("c", v.capture(selected), selected), "") << row;
+    }
+  }
+}
+
 TEST(InterceptionAsRoot, chown_and_setuid) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root";
   const Operation chown = {"chown", [](auto& v) {

@@ -6,8 +6,10 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "tests/engine/direct_volume.h"
+#include "tests/engine/forwarding_disk.h"
 
 namespace clonefs::test {
 namespace {
@@ -294,6 +296,69 @@ TEST(Interleaving, activation_between_read_and_finish) {
       EXPECT_EQ(v.plain_difference("c", expected, {"file"}), "") << write_before << write_after;
     }
   }
+}
+
+// Does something once, just before the next transfer of a track.
+class HookDisk : public ForwardingDisk {
+ public:
+  ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override {
+    if (size >= kTrack) fire(before_read);
+    return ForwardingDisk::pread(fd, data, size, offset);
+  }
+  ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
+    if (size >= kTrack) fire(before_write);
+    return ForwardingDisk::pwrite(fd, data, size, offset);
+  }
+  std::function<void()> before_read, before_write;
+
+ private:
+  static void fire(std::function<void()>& hook) {
+    const auto call = std::exchange(hook, nullptr);
+    if (call) call();
+  }
+};
+
+// The reader saw that the track is pending; before it reads the source, that is overwritten.
+TEST(Interleaving, overwritten_between_the_look_at_the_bit_and_the_read) {
+  HookDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  DirectVolume v(o);
+  const std::string expected = pattern(1, 3 * kTrack);
+  ASSERT_EQ(v.make("file", expected), 0);
+  CreateOptions options = v.options("c", {"file"});
+  options.activate = true;
+  ASSERT_TRUE(v.engine().create(options));
+  auto open = v.open_clone("c", "file");
+  ASSERT_TRUE(open);
+  bool written = false;
+  disk.before_read = [&] { written = v.write("file", 100, pattern(2, kTrack)) == 0; };
+  EXPECT_EQ(difference(expected, read_clone_file(*open.file, expected.size())), "");
+  EXPECT_TRUE(written);
+}
+
+// A hole is punched while data that was there is on its way to the clone.
+TEST(Interleaving, punched_while_a_copy_is_put) {
+  HookDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  DirectVolume v(o);
+  ASSERT_EQ(v.make("file", pattern(1, 3 * kTrack)), 0);
+  CreateOptions options = v.options("c", {"file"});
+  options.precopy = true;
+  ASSERT_TRUE(v.engine().create(options));
+  ASSERT_TRUE(v.engine().step_read("c"));
+  bool punched = false;
+  disk.before_write = [&] {
+    const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    punched = v.allocate("file", mode, 0, 2 * kTrack) == 0;
+  };
+  v.engine().step_finish("c");
+  EXPECT_TRUE(punched);
+  ASSERT_TRUE(v.engine().activate({"c"}));
+  const Tree expected = v.capture({"file"});
+  ASSERT_TRUE(v.drain("c"));
+  EXPECT_EQ(v.plain_difference("c", expected, {"file"}), "");
 }
 
 // The clone's user overwrites what the copy program is about to put there.

@@ -849,7 +849,7 @@ class ModelRun {
 };
 
 void run_seeds(const Seeds& range, Where where) {
-  const bool verbose = std::getenv("CLONEFS_TEST_SEED") != nullptr;
+  const bool verbose = std::getenv("CLONEFS_TEST_SEED") != nullptr && range.count == 1;
   int failures = 0;
   for (uint64_t seed = range.first; seed < range.first + range.count && failures < 3; ++seed) {
     const std::string report = ModelRun(seed, where, verbose).run();
