@@ -51,6 +51,7 @@ class CloneImpl final : public Clone {
     if (o->is_regular() && !o->finished) {
       st->st_atim = o->atime;
       st->st_mtim = o->mtime;
+      present_blocks(*o, st);
     }
   }
 
@@ -74,6 +75,15 @@ class CloneImpl final : public Clone {
   const SessionPtr& session() const { return session_; }
 
  private:
+  // Pending tracks count as allocated: programs take a file without blocks for one hole (tar).
+  void present_blocks(const Object& o, struct stat* st) const {
+    const auto size = static_cast<uint64_t>(st->st_size);
+    const uint64_t pending = std::min(o.pending.load() * session_->track_size.bytes(), size);
+    const auto most = static_cast<blkcnt_t>((size + 4095) / 4096 * 8);
+    const auto blocks = st->st_blocks + static_cast<blkcnt_t>((pending + 511) / 512);
+    st->st_blocks = std::max(st->st_blocks, std::min(blocks, most));
+  }
+
   Core& core_;
   const SessionPtr session_;
   const Fd root_;

@@ -132,7 +132,7 @@ class Volume:
     pool     where the clones lie, by a way that does not lead through the mount
     """
 
-    def __init__(self, aside=False, pool=None, options=(), daemon=False):
+    def __init__(self, aside=False, pool=None, options=(), daemon=False, prefix=()):
         self.base = tempfile.mkdtemp(prefix="clonefs-e2e-", dir=TEST_DIR)
         os.chmod(self.base, 0o755)
         self.source = os.path.join(self.base, "volume")
@@ -143,6 +143,7 @@ class Volume:
         self.given_pool = os.path.join(self.base, pool) if pool else None
         self.options = list(options)
         self.daemon = daemon
+        self.prefix = list(prefix)  # words before the command
         self.pid = None      # the daemon's, while it is mounted
         self.child = None    # the daemon, in the foreground
         self.said = ""       # by the command that started a daemon in the background
@@ -159,7 +160,7 @@ class Volume:
     # --- mount and unmount
 
     def mount_words(self):
-        words = [BIN, "mount", *self.options]
+        words = [*self.prefix, BIN, "mount", *self.options]
         if self.given_pool:
             words += ["--pool", self.given_pool]
         if not self.daemon:
