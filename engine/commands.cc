@@ -334,7 +334,11 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   }
 
   // What is precopied becomes durable here; what changes until the fence, after it.
+  // That may take its time: once more what became stale in it.
   if (auto status = checkpoint(sessions); !status) return status;
+  for (const auto& s : sessions) {
+    if (auto status = sync_skeleton(s); !status) return refuse(s, status.error());
+  }
 
   const auto begin = std::chrono::steady_clock::now();
   fence_.close();
