@@ -379,10 +379,22 @@ class VolumeTest(unittest.TestCase):
             self.assertIn(word, str(e))
 
 
+class TimedResult(unittest.TextTestResult):
+    """Says how long each test took."""
+
+    def startTest(self, test):
+        self.begun = time.monotonic()
+        super().startTest(test)
+
+    def stopTest(self, test):
+        super().stopTest(test)
+        self.stream.writeln(f"    {time.monotonic() - self.begun:.1f} s")
+
+
 def main():
     why = can_mount()
     if why:
         print(f"skipped: {why}")
         sys.exit(SKIPPED)
     print(f"seed {SEED} (CLONEFS_TEST_SEED to repeat)", flush=True)
-    unittest.main(verbosity=2)
+    unittest.main(testRunner=unittest.TextTestRunner(verbosity=2, resultclass=TimedResult))
