@@ -21,6 +21,7 @@ namespace {
 constexpr uint64_t kChunk = 1 << 20;
 // A writer waits for no more than this when it meets the copy program in its own tracks.
 constexpr uint64_t kPutTogether = 256 << 10;
+constexpr auto kPrecopyCheckpoint = std::chrono::seconds(5);
 constexpr auto kPassPause = std::chrono::milliseconds(200);
 
 bool wanted(TrackBits b) { return is_pending(b); }
@@ -168,6 +169,10 @@ bool Core::step_read(const SessionPtr& s) {
       return complete(s) ? false : (s->state.load() == state && !s->nocopy);
     }
     if (s->counters.tracks_pending.load() != 0) return true;
+    if (auto status = make_precopied_durable(s); !status) {
+      fail(*s, status.error().message);
+      return false;
+    }
     const std::lock_guard lock(s->dirty_mutex);
     if (!s->dirty_names.empty() || !s->dirty_objects.empty()) return true;
     s->precopied.store(true);
@@ -191,6 +196,18 @@ bool Core::step_read(const SessionPtr& s) {
   s->loaded_bytes.store(range.length);
   c.loaded = true;
   return true;
+}
+
+// Precopied: little is left to ACTIVATE, of what it makes durable as well. With the work mutex held.
+Status Core::make_precopied_durable(const SessionPtr& s) {
+  const auto now = std::chrono::steady_clock::now();
+  if (s->precopy_checkpoint && now - *s->precopy_checkpoint < kPrecopyCheckpoint) return {};
+  {
+    const std::lock_guard lock(s->checkpoint_objects_mutex);
+    if (s->checkpoint_objects.empty()) return {};
+  }
+  s->precopy_checkpoint = now;
+  return checkpoint({s});
 }
 
 bool Core::step_finish(const SessionPtr& s) {

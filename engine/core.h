@@ -288,6 +288,7 @@ class Core {
   std::mutex checkpoint_mutex_;       // one checkpoint at a time; below the work mutexes
 
   // copy_program.cc
+  Status make_precopied_durable(const SessionPtr& s);
   void work(const SessionPtr& s);
   bool has_already(const Object& o, int clone, const char* data, ByteRange range);
   bool fill_cursor(Session& s);

@@ -15,11 +15,13 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <shared_mutex>
 #include <string>
@@ -164,6 +166,7 @@ struct Session {
     std::vector<ByteRange> holes;  // in the chunk
     bool loaded = false;
   } cursor;  // guarded by work_mutex
+  std::optional<std::chrono::steady_clock::time_point> precopy_checkpoint;  // guarded by work_mutex
   std::atomic<uint64_t> loaded_bytes{0};
   std::atomic<bool> precopied{false};
   std::atomic<bool> announce{false};  // the list of clones changed; tell once no lock is held
