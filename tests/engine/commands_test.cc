@@ -99,6 +99,10 @@ struct Command {
   const char* after = nullptr;  // state where it succeeded; "": gone
 };
 
+void PrintTo(const Command& command, std::ostream* out) {
+  *out << command.name;
+}
+
 // clang-format off
 const std::vector<Command>& commands() {
   static const std::vector<Command> all = {

@@ -40,6 +40,7 @@ class ForwardingDisk : public Disk {
   int sync(int fd) override { return to_.sync(fd); }
   int syncfs(int fd) override { return to_.syncfs(fd); }
   int stat(int dir, const char* path, struct stat* st) override { return to_.stat(dir, path, st); }
+  int mount_id(int fd, uint64_t* id) override { return to_.mount_id(fd, id); }
   int statvfs(int fd, struct statvfs* st) override { return to_.statvfs(fd, st); }
   int chmod(int fd, mode_t mode) override { return to_.chmod(fd, mode); }
   int chown(int fd, uid_t uid, gid_t gid) override { return to_.chown(fd, uid, gid); }

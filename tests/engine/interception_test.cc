@@ -66,6 +66,10 @@ struct Operation {
   bool changes = true;  // false: it turns out to do nothing
 };
 
+void PrintTo(const Operation& operation, std::ostream* out) {
+  *out << operation.name;
+}
+
 const std::vector<Operation>& operations() {
   static const timespec times[2] = {{1000000000, 1}, {1000000001, 234567890}};
   static const std::vector<Operation> all = {

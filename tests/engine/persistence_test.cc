@@ -231,6 +231,10 @@ struct Behind {
   std::function<void(const std::string& directory)> change;
 };
 
+void PrintTo(const Behind& behind, std::ostream* out) {
+  *out << behind.name;
+}
+
 const std::vector<Behind>& behinds() {
   static const std::vector<Behind> all = {
       {"write",
