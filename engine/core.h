@@ -260,11 +260,12 @@ class Core {
   Status open_pool();
   bool lies_in(int fd, const struct stat& top);
   bool opens_handles(int dir);
+  std::string mount_of_pool();
   Status sweep(int dir, const std::unordered_set<std::string>& owned);
   // How the daemon that had the pool before ended.
   struct LastEnd {
     bool clean = false;
-    bool same_boot = false;
+    bool same_boot = false;  // and the same mount of the pool: its page cache is still there
     bool was_power = false;
     bool power_cut() const { return !clean && !same_boot; }
   };

@@ -58,6 +58,8 @@ class Disk {
   // Attributes. stat: path "" is the descriptor itself; never follows a symbolic link. The
   // setters take any descriptor, O_PATH included.
   virtual int stat(int dir, const char* path, struct stat* st) = 0;
+  // Which mount of this boot the descriptor lies on: another one for each mount(2).
+  virtual int mount_id(int fd, uint64_t* id) = 0;
   virtual int statvfs(int fd, struct statvfs* st) = 0;
   virtual int chmod(int fd, mode_t mode) = 0;
   virtual int chown(int fd, uid_t uid, gid_t gid) = 0;

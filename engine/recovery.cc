@@ -133,6 +133,12 @@ bool Core::opens_handles(int dir) {
   return static_cast<bool>(fd);
 }
 
+std::string Core::mount_of_pool() {
+  uint64_t id = 0;
+  if (disk_.mount_id(pool_dir_.get(), &id) < 0) return "";
+  return std::to_string(pool_device_) + " " + std::to_string(id);
+}
+
 Status Core::open() {
   if (auto status = open_pool(); !status) return status;
   // SQLite opens by path: through the pool's descriptor, so that nobody can put another in its way.
@@ -161,7 +167,12 @@ Status Core::open() {
   auto durability = catalog_->meta("durability");
   if (!durability) return durability.error();
   const std::string this_boot = options_.boot.empty() ? current_boot() : options_.boot;
-  const LastEnd end{*clean == "1", *boot == this_boot, *durability == to_string(Durability::kPower)};
+  auto mount = catalog_->meta("mount");
+  if (!mount) return mount.error();
+  const std::string this_mount = mount_of_pool();
+  LastEnd end{*clean == "1", *boot == this_boot, *durability == to_string(Durability::kPower)};
+  // Mounted anew since (it may be an image that was cut off): the page cache is another.
+  if (end.was_power && *mount != this_mount) end.same_boot = false;
 
   auto rows = catalog_->sessions();
   if (!rows) return rows.error();
@@ -204,6 +215,7 @@ Status Core::open() {
     auto status = batch.put_meta("volume", root_handle);
     if (status) status = batch.put_meta("clean", "0");
     if (status) status = batch.put_meta("boot", this_boot);
+    if (status) status = batch.put_meta("mount", this_mount);
     if (status) status = batch.put_meta("durability", to_string(options_.durability));
     if (status) status = batch.clear_marks();
     if (status) status = batch.commit();
