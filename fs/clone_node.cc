@@ -96,7 +96,7 @@ int CloneNode::describe(fuse_entry_param* entry) {
   if (tree_.options_.read_only) {  // changed through the other mount
     entry->attr_timeout = entry->entry_timeout = 0;
   } else if (is_root_) {
-    entry->entry_timeout = 1;
+    entry->entry_timeout = 0;  // a clone that is gone must not be found
   }
   std::lock_guard lock(mutex_);
   if (opens_.passthrough > 0) entry->attr_timeout = 0;
@@ -122,7 +122,7 @@ void CloneNode::invalidate_attributes() {
   // The node may be gone by then: the kernel does not know its number any more, or drops attributes
   // that it can ask for again.
   tree_.notifier_->post(
-      [session, node = static_cast<Node*>(this)] { session->invalidate_inode(node); });
+      [session, node = static_cast<Node*>(this)] { session->invalidate_attributes(node); });
 }
 
 int CloneNode::refuse_change() const {

@@ -5,6 +5,8 @@
 
 #include <chrono>
 
+#include "fs/own_mount.h"
+
 namespace clonefs {
 
 void end_session(FuseSession& session, std::thread& thread, const std::atomic<bool>& ended) {
@@ -29,7 +31,7 @@ Result<std::unique_ptr<ClonesMount>> ClonesMount::open(Parts parts, const std::s
   if (!session) return session.error();
   self->session_ = std::move(*session);
   if (const Status mounted = self->session_->mount(mountpoint); !mounted) return mounted.error();
-  self->tree_->set_session(self->session_.get(), &parts.notifier);
+  self->tree_->set_session(self->session_.get(), &self->notifier_);
   self->thread_ = std::thread([mount = self.get(), ended = std::move(ended)] {
     mount->session_->run();
     mount->ended_ = true;
@@ -40,16 +42,17 @@ Result<std::unique_ptr<ClonesMount>> ClonesMount::open(Parts parts, const std::s
 }
 
 ClonesMount::~ClonesMount() {
-  if (!thread_.joinable()) return;
+  if (!thread_.joinable()) return;  // was never mounted
   if (!ended_) {
-    if (!session_->unmount(false)) (void)session_->unmount(true);
+    if (!unmount(false)) (void)unmount(true);
     end_session(*session_, thread_, ended_);
   }
   thread_.join();
+  notifier_.stop();  // it uses the session
 }
 
-void ClonesMount::invalidate_if_gone(const std::string& name) {
-  if (!parts_.engine.clone(name)) session_->invalidate_entry(root_.get(), name);
+Status ClonesMount::unmount(bool lazy) {
+  return on_own_mount([&] { return session_->unmount(lazy); });
 }
 
 }  // namespace clonefs

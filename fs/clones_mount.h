@@ -1,5 +1,5 @@
 // ClonesMount: the second mount of a volume, that of its clones, with its session and thread.
-// Thread safety: set up and taken down by one thread; invalidate_if_gone from any.
+// Thread safety: set up and taken down by one thread.
 #pragma once
 
 #include <atomic>
@@ -21,7 +21,6 @@ class ClonesMount {
     const VirtualOwner& owner;
     Engine& engine;
     CommandRunner& runner;
-    KernelNotifier& notifier;
     int pool;  // descriptor of its directory
   };
   // Mounts and serves. ENDED is called by the serving thread when the mount is gone.
@@ -31,10 +30,8 @@ class ClonesMount {
   ~ClonesMount();
 
   // EBUSY when it is in use and not LAZY.
-  Status unmount(bool lazy) { return session_->unmount(lazy); }
+  Status unmount(bool lazy);
   bool ended() const { return ended_; }
-  // A clone that is no more must not be found in the kernel's cache.
-  void invalidate_if_gone(const std::string& name);
 
  private:
   explicit ClonesMount(Parts parts) : parts_(parts) {}
@@ -43,6 +40,7 @@ class ClonesMount {
   std::unique_ptr<CloneTree> tree_;
   std::unique_ptr<ClonesRoot> root_;
   std::unique_ptr<FuseSession> session_;
+  KernelNotifier notifier_;
   std::thread thread_;
   std::atomic<bool> ended_{false};
 };

@@ -141,8 +141,9 @@ class ControlHandle : public Handle {
 // `ctl`, `status` and `status.json` of the volume are FixedNodes, those of a session KeyedNodes;
 // what they do is the same.
 
-// The kernel lets one write at a time into an inode, and a command is a write for as long as it runs.
-// So each lookup of a `ctl` finds an inode of its own: a wait holds up nobody else's commands.
+// The kernel lets one write at a time into an inode, and a command is a write for as long as it
+// runs. So each lookup of a `ctl` finds an inode of its own: a wait holds up nobody else's
+// commands.
 std::string unique_key() {
   static std::atomic<uint64_t> next{0};
   return "#" + std::to_string(next.fetch_add(1));
@@ -323,7 +324,9 @@ class SessionsDirectory : public FixedNode {
 class ClonesEntry : public FixedNode {
  public:
   ClonesEntry(const VirtualOwner& owner, uint64_t number)
-      : FixedNode(owner, number, S_IFDIR | 0755) {}
+      : FixedNode(owner, number, S_IFDIR | 0755) {
+    attributes_.timeout = kDirectoryTimeout;
+  }
   void opendir(fuse_req_t req, fuse_file_info* fi) override { open_entries(req, fi, {}); }
   void lookup(fuse_req_t req, const char*) override { reply_no_entry(req); }
   void readlink(fuse_req_t req) override { fuse_reply_readlink(req, target_.c_str()); }

@@ -384,12 +384,9 @@ Status FuseSession::unmount(bool lazy) {
   return {};
 }
 
-void FuseSession::invalidate_entry(Node* parent, const std::string& name) {
-  fuse_lowlevel_notify_inval_entry(session_, nodeid(parent), name.data(), name.size());
-}
-
-void FuseSession::invalidate_inode(Node* node) {
-  fuse_lowlevel_notify_inval_inode(session_, nodeid(node), 0, 0);
+void FuseSession::invalidate_attributes(Node* node) {
+  // Attributes alone (-1): to drop pages the kernel may wait for one that is being read.
+  fuse_lowlevel_notify_inval_inode(session_, nodeid(node), -1, 0);
 }
 
 void FuseSession::tune(const std::string& mountpoint) {

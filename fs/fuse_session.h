@@ -50,8 +50,7 @@ class FuseSession {
 
   // Notifications to the kernel. Never from a thread that serves a request. Errors are ignored: the
   // kernel may have forgotten already.
-  void invalidate_entry(Node* parent, const std::string& name);
-  void invalidate_inode(Node* node);
+  void invalidate_attributes(Node* node);
   fuse_session* raw() { return session_; }
 
   // After mount, as root: no write throttling by this mount's own small share of dirty pages

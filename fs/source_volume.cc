@@ -13,6 +13,7 @@
 #include <cstring>
 #include <utility>
 
+#include "fs/own_mount.h"
 #include "fs/source_node.h"
 
 namespace clonefs {
@@ -376,7 +377,8 @@ std::string SourceVolume::path_of(int dir_fd) const {
 }
 
 Status SourceVolume::attach_mount(const std::string& mountpoint) {
-  UniqueFd fd(::open(mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // O_PATH asks nothing of the daemon, that is, of us (fs/own_mount.h).
+  UniqueFd fd(::open(mountpoint.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return Error::from_errno(errno, "cannot open the mounted volume " + mountpoint);
   {
     std::lock_guard lock(self->mutex);
@@ -439,18 +441,10 @@ int flush_batch(int mount, const std::vector<std::string>& names) {
   return error;
 }
 
-// Gives this thread a table of descriptors with nothing but KEPT. A file on the mount must not
-// stand in one table with /dev/fuse: when the daemon is killed the kernel closes one after the
-// other, would wait for the file's write-back, and with /dev/fuse still open nothing ever ends
-// that.
-void part_descriptors(int kept) {
-  const auto kept_number = static_cast<unsigned>(kept);
-  close_range(kept_number + 1, ~0U, CLOSE_RANGE_UNSHARE);
-  if (kept > STDERR_FILENO + 1) close_range(STDERR_FILENO + 1, kept_number - 1, 0);
-}
-
 void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<SelfAccess>& self,
                   int mount) {
+  // A file on the mount must not stand in one table with /dev/fuse: when the daemon is killed the
+  // kernel closes one after the other, and would wait for the file's write-back.
   part_descriptors(mount);
   {
     std::lock_guard lock(run->mutex);

@@ -147,7 +147,9 @@ void open_entries(fuse_req_t req, fuse_file_info* fi, std::vector<VirtualEntry> 
 }
 
 FixedDirectory::FixedDirectory(const VirtualOwner& owner, uint64_t number)
-    : FixedNode(owner, number, S_IFDIR | 0755) {}
+    : FixedNode(owner, number, S_IFDIR | 0755) {
+  attributes_.timeout = kDirectoryTimeout;
+}
 
 void FixedDirectory::add(std::string name, FixedNode* child) {
   children_.emplace(std::move(name), child);

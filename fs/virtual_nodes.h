@@ -127,6 +127,9 @@ class EntriesHandle : public Handle {
 };
 void open_entries(fuse_req_t req, fuse_file_info* fi, std::vector<VirtualEntry> entries);
 
+// Of directories in which nobody can make anything, so that their owner may be known late.
+inline constexpr double kDirectoryTimeout = 1;
+
 // A directory of fixed nodes.
 class FixedDirectory : public FixedNode {
  public:

@@ -27,7 +27,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 
@@ -39,6 +38,7 @@
 #include "fs/control_tree.h"
 #include "fs/mount_table.h"
 #include "fs/open_files.h"
+#include "fs/own_mount.h"
 #include "fs/unique_fd.h"
 #include "fs/volume.h"
 
@@ -255,6 +255,7 @@ class VolumeServer {
   // `clonefs umount`. True: unmounted.
   bool serve_unmount(int connection);
   bool try_unmount(std::string* why);
+  Status unmount_live(bool lazy);
   void heal_clones();
   void end(Why why);
   void wake() const;
@@ -273,7 +274,6 @@ class VolumeServer {
 
   std::unique_ptr<Engine> engine_;
   std::optional<VirtualOwner> owner_;
-  std::unique_ptr<KernelNotifier> notifier_;
   std::unique_ptr<CommandRunner> runner_;
   std::unique_ptr<CommandExecutor> executor_;
   std::unique_ptr<CloneTree> view_;
@@ -282,7 +282,6 @@ class VolumeServer {
   std::unique_ptr<FuseSession> live_;
   std::thread live_thread_;
   std::atomic<bool> live_ended_{false};
-  std::mutex clones_mutex_;
   std::unique_ptr<ClonesMount> clones_;
 };
 
@@ -401,7 +400,6 @@ Status VolumeServer::start() {
   start_log();
 
   owner_.emplace(source_.get());
-  notifier_ = std::make_unique<KernelNotifier>();
   runner_ = std::make_unique<CommandRunner>(kCommands);
   executor_ = std::make_unique<CommandExecutor>(
       *engine_, source_.get(),
@@ -422,12 +420,6 @@ Status VolumeServer::start() {
   volume_ = std::move(*volume);
   volume_->set_virtual_entries(control_.get());
   engine_->set_flush([this](const Engine::Wanted& wanted) { return volume_->flush_dirty(wanted); });
-  engine_->set_clones_changed([this](const std::string& name) {
-    notifier_->post([this, name] {
-      std::lock_guard lock(clones_mutex_);
-      if (clones_) clones_->invalidate_if_gone(name);
-    });
-  });
 
   auto live = FuseSession::create(volume_->root(), session_options(false));
   if (!live) return live.error();
@@ -478,12 +470,18 @@ Status VolumeServer::choose_clones_place() {
 }
 
 Status VolumeServer::mount_clones() {
-  auto clones = ClonesMount::open({*owner_, *engine_, *runner_, *notifier_, pool_.get()},
-                                  clones_at_, session_options(true), is_root(), [this] { wake(); });
+  // The kernel knows the way then, and does not ask us for it within mount(2).
+  const Status known = on_own_mount([&]() -> Status {
+    struct stat st {};
+    if (::stat(clones_at_.c_str(), &st) == 0) return {};
+    return Error::from_errno(errno, clones_at_);
+  });
+  if (!known) return known;
+  auto clones = ClonesMount::open({*owner_, *engine_, *runner_, pool_.get()}, clones_at_,
+                                  session_options(true), is_root(), [this] { wake(); });
   if (!clones) {
     return Error{clones.error().code, "the clones: " + clones.error().message};
   }
-  std::lock_guard lock(clones_mutex_);
   clones_ = std::move(*clones);
   return {};
 }
@@ -540,19 +538,13 @@ VolumeServer::Why VolumeServer::serve() {
 
 // Somebody unmounted the clones, or `umount -R` is on its way to the volume.
 void VolumeServer::heal_clones() {
-  {
-    std::lock_guard lock(clones_mutex_);
-    if (!clones_ || !clones_->ended()) return;
-  }
+  if (!clones_ || !clones_->ended()) return;
   pollfd live{wake_.get(), POLLIN, 0};
   if (::poll(&live, 1, 1000) > 0 && live_ended_) {
     wake();
     return;
   }
-  {
-    std::lock_guard lock(clones_mutex_);
-    clones_.reset();
-  }
+  clones_.reset();
   if (const Status again = mount_clones(); !again) {
     spdlog::error("the clones were unmounted and cannot be mounted again: {}",
                   again.error().message);
@@ -578,28 +570,24 @@ bool VolumeServer::serve_unmount(int connection) {
   return false;
 }
 
+Status VolumeServer::unmount_live(bool lazy) {
+  // It writes back what is dirty, through us.
+  return on_own_mount([&] { return live_->unmount(lazy); });
+}
+
 bool VolumeServer::try_unmount(std::string* why) {
   volume_->detach_mount();
   Status done;
-  {
-    std::unique_lock lock(clones_mutex_);
-    if (clones_) done = clones_->unmount(false);
-    if (done) {
-      clones_.reset();
-      lock.unlock();
-      done = live_->unmount(false);
-    }
+  if (clones_) done = clones_->unmount(false);
+  if (done) {
+    clones_.reset();
+    done = unmount_live(false);
   }
   if (done) return true;
   *why = done.error().message;
   const Status attached = volume_->attach_mount(options_.mountpoint);
   if (!attached) spdlog::error("{}", attached.error().message);
-  bool remount = false;
-  {
-    std::lock_guard lock(clones_mutex_);
-    remount = !clones_;
-  }
-  if (remount) {
+  if (!clones_) {
     if (const Status again = mount_clones(); !again) spdlog::error("{}", again.error().message);
   }
   return false;
@@ -608,10 +596,7 @@ bool VolumeServer::try_unmount(std::string* why) {
 void VolumeServer::end(Why why) {
   if (runner_) runner_->stop();
   if (control_) control_->events().stop();
-  {
-    std::lock_guard lock(clones_mutex_);
-    clones_.reset();
-  }
+  clones_.reset();
   if (volume_ && live_thread_.joinable()) {
     // What only the kernel has must get here before users are cut off.
     if (!live_ended_ && why == Why::kSignal) {
@@ -621,9 +606,9 @@ void VolumeServer::end(Why why) {
     }
     volume_->detach_mount();
     if (!live_ended_ && why == Why::kSignal) {
-      if (!live_->unmount(false)) {
+      if (!unmount_live(false)) {
         spdlog::warn("the volume is in use; unmounting it lazily: its users get ENOTCONN");
-        if (const Status lazily = live_->unmount(true); !lazily) {
+        if (const Status lazily = unmount_live(true); !lazily) {
           spdlog::error("{}", lazily.error().message);
         }
         end_session(*live_, live_thread_, live_ended_);
@@ -631,7 +616,6 @@ void VolumeServer::end(Why why) {
     }
     live_thread_.join();
   }
-  if (notifier_) notifier_->stop();
   Status closed;
   if (engine_) closed = engine_->close();
   if (!closed) spdlog::error("close: {}", closed.error().message);
@@ -646,7 +630,6 @@ void VolumeServer::end(Why why) {
   executor_.reset();
   runner_.reset();
   engine_.reset();
-  notifier_.reset();
   if (!private_dir_.empty()) ::rmdir(private_dir_.c_str());
   if (pool_) spdlog::info("ended");
 }
