@@ -359,10 +359,10 @@ TEST_P(Live, SpecialFiles) {
   close(server);
   ASSERT_EQ(chdir("/"), 0);
 
-  const std::string target(4000, 't');
+  const std::string target(1000, 't');  // XFS admits 1023
   ASSERT_EQ(symlink(target.c_str(), at("link").c_str()), 0);
   EXPECT_EQ(stdfs::read_symlink(at("link")).string(), target);
-  EXPECT_EQ(stat_of(at("link")).st_size, 4000);
+  EXPECT_EQ(stat_of(at("link")).st_size, 1000);
 
   if (geteuid() != 0) return;
   ASSERT_EQ(mknod(at("null").c_str(), S_IFCHR | 0666, makedev(1, 3)), 0);
