@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <future>
+#include <mutex>
 #include <utility>
 
 #include "tests/engine/direct_volume.h"
@@ -312,10 +314,13 @@ class HookDisk : public ForwardingDisk {
   std::function<void()> before_read, before_write;
 
  private:
-  static void fire(std::function<void()>& hook) {
+  void fire(std::function<void()>& hook) {
+    std::unique_lock lock(mutex_);
     const auto call = std::exchange(hook, nullptr);
+    lock.unlock();
     if (call) call();
   }
+  std::mutex mutex_;
 };
 
 // The reader saw that the track is pending; before it reads the source, that is overwritten.
@@ -359,6 +364,42 @@ TEST(Interleaving, punched_while_a_copy_is_put) {
   const Tree expected = v.capture({"file"});
   ASSERT_TRUE(v.drain("c"));
   EXPECT_EQ(v.plain_difference("c", expected, {"file"}), "");
+}
+
+// The clone's user overwrites a track while a copy of it is being put there: one must wait for the
+// other, whoever puts it, and what the user wrote is what counts.
+TEST(Interleaving, clone_write_while_a_copy_is_put) {
+  for (const bool by_copy_program : {true, false}) {
+    HookDisk disk;
+    DirectVolume::Options o;
+    o.disk = &disk;
+    DirectVolume v(o);
+    ASSERT_EQ(v.make("file", pattern(1, 2 * kTrack)), 0);
+    CreateOptions options = v.options("c", {"file"});
+    options.activate = true;
+    ASSERT_TRUE(v.engine().create(options));
+    auto open = v.open_clone("c", "file");
+    ASSERT_TRUE(open);
+    const std::string own = pattern(7, kTrack);
+    std::future<ssize_t> user;
+    disk.before_write = [&] {
+      user = std::async(std::launch::async,
+                        [&] { return open.file->write(own.data(), own.size(), 0); });
+      // It has to wait for this copy. Where it does not, it is done long before the time is over.
+      user.wait_for(std::chrono::milliseconds(100));
+    };
+    if (by_copy_program) {
+      EXPECT_TRUE(v.engine().step("c"));
+    } else {
+      EXPECT_EQ(v.write("file", 10, "COFW"), 0);
+    }
+    ASSERT_TRUE(user.valid());
+    EXPECT_EQ(user.get(), static_cast<ssize_t>(kTrack));
+    const std::string expected = own + pattern(1, 2 * kTrack).substr(kTrack);
+    EXPECT_EQ(difference(expected, read_clone_file(*open.file, expected.size())), "");
+    ASSERT_TRUE(v.drain("c"));
+    EXPECT_EQ(difference(expected, read_all(open.fd)), "");
+  }
 }
 
 // The clone's user overwrites what the copy program is about to put there.
