@@ -16,7 +16,7 @@ import tempfile
 import unittest
 
 from persistence_test import change_tree, fill_tree
-from volume import LONG, SEED, Volume, VolumeTest, main, run, wait_for
+from volume import LONG, SEED, Volume, VolumeTest, die_with_parent, main, run, wait_for
 
 MIB = 1 << 20
 
@@ -174,6 +174,7 @@ class Database(VolumeTest):
         pid = os.fork()
         if pid == 0:
             try:
+                die_with_parent()
                 r = random.Random(SEED)
                 with sqlite3.connect(path, timeout=30) as db:
                     db.execute("PRAGMA synchronous=FULL")

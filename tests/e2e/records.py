@@ -10,6 +10,8 @@ import struct
 import time
 import zlib
 
+from volume import die_with_parent
+
 RECORD = 512
 BEGUN, DONE, FAILED, STOP = 0, 1, 2, 3  # of the shared numbers
 
@@ -56,6 +58,7 @@ class Writer:
             return self
         code = 1
         try:
+            die_with_parent()
             self.open()
             number = self[DONE]
             while not self[STOP]:

@@ -20,7 +20,8 @@ BIN = os.environ.get("CLONEFS_BIN", "")
 LONG = os.environ.get("CLONEFS_LONG") == "1"
 SEED = int(os.environ.get("CLONEFS_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
 TEST_DIR = os.environ.get("CLONEFS_TEST_DIR") or "/tmp"
-# A script that takes longer hangs: its daemons are killed, so that it fails instead.
+# A script that takes longer hangs: its daemons are killed, so that it fails instead. So are those of a
+# script that was killed itself.
 LIMIT_S = float(os.environ.get("CLONEFS_TEST_LIMIT") or (3000 if LONG else 240))
 SKIPPED = 77
 
@@ -36,7 +37,7 @@ while True:
         break
     part = os.read(0, 4096)
     if not part:
-        sys.exit(0)
+        break
     text += part
     *lines, text = text.split(b'\\n')
     for line in lines:
@@ -44,13 +45,15 @@ while True:
         pids[int(pid)] = path
         if not path:
             del pids[int(pid)]
-sys.stderr.write(f'watchdog: {sys.argv[1]} s are over; killing {list(pids)}\\n')
+if pids:
+    sys.stderr.write(f'watchdog: the time is over or the test has ended; killing {list(pids)}\\n')
 for pid, path in pids.items():
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
     ctypes.CDLL(None).umount2(path, 1)  # MNT_FORCE: whoever waits gets an error
+    ctypes.CDLL(None).umount2(path, 2)  # MNT_DETACH
 """
 _watchdog = None
 
@@ -70,6 +73,11 @@ def _watch(pid, path=""):
 
 MNT_FORCE = 1  # aborts the connection, so that nobody waits for a daemon that is gone
 libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent():
+    """In a forked child: it ends when the test does, however that ends."""
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def wait_for(condition, what, timeout=30.0):
