@@ -135,9 +135,11 @@ Status Core::sync_skeleton(const SessionPtr& s, bool* quiet) {
   }
   if (auto status = clear_stage(*s, pass); !status) return status;
 
-  // Directories after what is in them: a change of entries moves their times.
-  std::stable_partition(pass.objects.begin(), pass.objects.end(),
-                        [](const Object* o) { return !o->is_directory(); });
+  // Each once, and directories after what is in them: a change of entries moves their times.
+  const auto place_of = [](const Object* o) { return std::pair(o->is_directory(), o->id); };
+  std::sort(pass.objects.begin(), pass.objects.end(),
+            [&](const Object* a, const Object* b) { return place_of(a) < place_of(b); });
+  pass.objects.erase(std::unique(pass.objects.begin(), pass.objects.end()), pass.objects.end());
   for (Object* o : pass.objects) {
     if (o->gone) continue;
     if (auto status = sync_object(*s, *o); !status) return status;
@@ -686,8 +688,9 @@ Status Core::grow_column(Session& s, Object& o, uint64_t count) {
   }
   column->capacity = fresh ? count : count + count / 2;
   column->base = s.track_file.allot(column->capacity);
-  const std::vector<TrackBits> zeros(std::min<uint64_t>(column->capacity, 1 << 20), kOutside);
-  for (uint64_t at = 0; at < column->capacity; at += zeros.size()) {
+  // The first COUNT are written by swap_column.
+  const std::vector<TrackBits> zeros(std::min<uint64_t>(column->capacity - count, 1 << 20), kOutside);
+  for (uint64_t at = count; at < column->capacity; at += zeros.size()) {
     const int e = s.track_file.write(column->base + at, zeros.data(),
                                      std::min<uint64_t>(zeros.size(), column->capacity - at));
     if (e < 0) return cannot("write the track table for", path_of(s, o), e);
