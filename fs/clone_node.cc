@@ -466,6 +466,7 @@ int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** h
     changed();
   }
   const bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
+  if (!write) fi->noflush = 1;  // its close tells us nothing
   const bool passthrough = begin_open(**file, fd.get(), write, fi);
   *handle = new CloneFileHandle(this, std::move(fd), std::move(*file), passthrough, write);
   return 0;

@@ -31,11 +31,6 @@ KeyedNodes::~KeyedNodes() {
   for (const auto& [key, node] : nodes_) delete node;
 }
 
-void KeyedNodes::drop(const std::string& key) {
-  std::lock_guard lock(mutex_);
-  nodes_.erase(key);
-}
-
 void KeyedNode::forget(uint64_t count) {
   {
     std::lock_guard lock(table_.mutex_);

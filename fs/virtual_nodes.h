@@ -36,8 +36,6 @@ class KeyedNodes {
   ~KeyedNodes();
   // The node of KEY with one more lookup; MAKE makes it (with its first one) when there is none.
   Node* get(const std::string& key, const std::function<KeyedNode*()>& make);
-  // Nothing finds the node of KEY any more; it lives on until the kernel forgets it.
-  void drop(const std::string& key);
 
  private:
   friend class KeyedNode;
