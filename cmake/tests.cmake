@@ -11,6 +11,11 @@ set(clonefs_test_environment
 function(clonefs_gtest name label timeout)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
+  # All unit tests of a layer, for builds that need no more: tools/test --target tests_engine.
+  if(NOT TARGET tests_${label})
+    add_custom_target(tests_${label})
+  endif()
+  add_dependencies(tests_${label} ${name})
   target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gtest GTest::gtest_main)
   gtest_discover_tests(${name}
     TEST_PREFIX "${label}/" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
