@@ -19,9 +19,7 @@ namespace clonefs {
 
 // From libfuse's table of functions to nodes and handles.
 struct FuseDispatch {
-  static FuseSession* session(fuse_req_t req) {
-    return static_cast<FuseSession*>(fuse_req_userdata(req));
-  }
+  static FuseSession* session(fuse_req_t req) { return &FuseSession::of(req); }
   static Node* node(fuse_req_t req, fuse_ino_t ino) { return session(req)->node(ino); }
 
   template <class F>
@@ -68,8 +66,8 @@ struct FuseDispatch {
     ask(conn, FUSE_CAP_WRITEBACK_CACHE, false);
     ask(conn, FUSE_CAP_DONT_MASK);  // default ACLs replace the umask: we apply it
     if (options.posix_acl) ask(conn, FUSE_CAP_POSIX_ACL);
-    // With it the kernel cuts its cache off once more after an open with O_TRUNC has returned from us
-    // (fuse_setattr with ATTR_OPEN), and another's write in between stays in the source only.
+    // With it the kernel cuts its cache off once more after an open with O_TRUNC has returned from
+    // us (fuse_setattr with ATTR_OPEN), and another's write in between stays in the source only.
     ask(conn, FUSE_CAP_ATOMIC_O_TRUNC, false);
     ask(conn, FUSE_CAP_ASYNC_READ);
     ask(conn, FUSE_CAP_ASYNC_DIO);
@@ -190,7 +188,7 @@ struct FuseDispatch {
   }
   static void release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
     guard(req, [&] {
-      delete handle_of(fi);
+      session(req)->released(handle_of(fi));
       fuse_reply_err(req, 0);
     });
   }
@@ -314,7 +312,21 @@ Result<std::unique_ptr<FuseSession>> FuseSession::create(Node* root, FuseSession
 FuseSession::~FuseSession() {
   if (session_ == nullptr) return;
   if (mounted_) fuse_session_unmount(session_);
+  for (Handle* handle : handles_) delete handle;
   fuse_session_destroy(session_);
+}
+
+void FuseSession::opened(Handle* handle) {
+  std::lock_guard lock(handles_mutex_);
+  handles_.insert(handle);
+}
+
+void FuseSession::released(Handle* handle) {
+  {
+    std::lock_guard lock(handles_mutex_);
+    handles_.erase(handle);
+  }
+  delete handle;
 }
 
 Status FuseSession::mount(const std::string& mountpoint) {

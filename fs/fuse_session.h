@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "extents/result.h"
@@ -31,7 +33,8 @@ class FuseSession {
  public:
   // ROOT outlives the session.
   static Result<std::unique_ptr<FuseSession>> create(Node* root, FuseSessionOptions options);
-  ~FuseSession();  // unmounts if mounted
+  // Unmounts if mounted. Files that are open still, by users who were cut off, are released here.
+  ~FuseSession();
 
   Status mount(const std::string& mountpoint);
   // Serves until the mount is unmounted (by anyone) or stop() is called. Returns 0 or an errno.
@@ -53,6 +56,13 @@ class FuseSession {
   void invalidate_attributes(Node* node);
   fuse_session* raw() { return session_; }
 
+  // The open files: what the replies to open and the releases tell.
+  static FuseSession& of(fuse_req_t req) {
+    return *static_cast<FuseSession*>(fuse_req_userdata(req));
+  }
+  void opened(Handle* handle);
+  void released(Handle* handle);  // deletes it
+
   // After mount, as root: no write throttling by this mount's own small share of dirty pages
   // (facts/fuse.md 3g), larger read-ahead. What can't be set is left as it is.
   void tune(const std::string& mountpoint);
@@ -73,6 +83,8 @@ class FuseSession {
   std::atomic<bool> passthrough_{false};
   std::atomic<bool> writeback_{false};
   std::atomic<uint32_t> max_write_{0};
+  std::mutex handles_mutex_;
+  std::unordered_set<Handle*> handles_;
 };
 
 }  // namespace clonefs

@@ -1,5 +1,7 @@
 #include "fs/node.h"
 
+#include "fs/fuse_session.h"
+
 namespace clonefs {
 
 void Node::getattr(fuse_req_t req, Handle*) {
@@ -136,16 +138,25 @@ void reply_create(fuse_req_t req, Node* node, Handle* handle, fuse_file_info* fi
     return;
   }
   entry.ino = nodeid_of(node);
+  reply_create(req, node, handle, fi, entry);
+}
+
+void reply_create(fuse_req_t req, Node* node, Handle* handle, fuse_file_info* fi,
+                  const fuse_entry_param& entry) {
   set_handle(fi, handle);
+  FuseSession& session = FuseSession::of(req);
+  session.opened(handle);
   if (fuse_reply_create(req, &entry, fi) != 0) {
-    delete handle;
+    session.released(handle);
     node->forget(1);
   }
 }
 
 void reply_open(fuse_req_t req, Handle* handle, fuse_file_info* fi) {
   set_handle(fi, handle);
-  if (fuse_reply_open(req, fi) != 0) delete handle;
+  FuseSession& session = FuseSession::of(req);
+  session.opened(handle);
+  if (fuse_reply_open(req, fi) != 0) session.released(handle);
 }
 
 }  // namespace clonefs

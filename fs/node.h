@@ -120,6 +120,8 @@ inline fuse_ino_t nodeid_of(Node* node) {
 void reply_entry(fuse_req_t req, Node* node);
 // The same for create: takes over HANDLE as well (and puts it into fi).
 void reply_create(fuse_req_t req, Node* node, Handle* handle, fuse_file_info* fi);
+void reply_create(fuse_req_t req, Node* node, Handle* handle, fuse_file_info* fi,
+                  const fuse_entry_param& entry);  // where it is described already
 // Replies to open or opendir; takes over HANDLE.
 void reply_open(fuse_req_t req, Handle* handle, fuse_file_info* fi);
 

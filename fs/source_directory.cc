@@ -162,14 +162,7 @@ void SourceDirectory::create(fuse_req_t req, const char* name, mode_t mode, fuse
   fuse_entry_param entry{};
   node->fill(&entry, st);
   entry.ino = nodeid_of(node);
-  auto file = std::make_unique<SourceFile>(*node, std::move(fd), flags, st);
-  set_handle(fi, file.get());
-  if (fuse_reply_create(req, &entry, fi) == 0) {
-    (void)file.release();
-  } else {
-    file.reset();
-    node->forget(1);
-  }
+  reply_create(req, node, new SourceFile(*node, std::move(fd), flags, st), fi, entry);
 }
 
 void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {

@@ -468,6 +468,7 @@ void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<Se
     std::lock_guard lock(run->mutex);
     if (error != 0 && run->error == 0) run->error = error;
   }
+  ::close(mount);  // of this thread's table: the mount is not busy when the flush has ended
   {
     std::lock_guard lock(self->mutex);
     self->threads.erase(gettid());
