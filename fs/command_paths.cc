@@ -44,7 +44,8 @@ bool is_control_path(const std::string& relative) {
 }
 
 Error belongs_to_clonefs(const std::string& path) {
-  return {EINVAL, quote_word(path) + " cannot be selected: clones are not cloned. Select files of " +
+  return {EINVAL, quote_word(path) +
+                      " cannot be selected: clones are not cloned. Select files of " +
                       "the volume itself."};
 }
 
@@ -88,7 +89,8 @@ Result<std::string> volume_path(int source, const std::string& mountpoint,
                                    " bytes is too long. Select a directory above it."};
   }
 
-  if (is_control_path(relative)) return belongs_to_clonefs(path);  // whatever lies beneath the mount
+  if (is_control_path(relative))
+    return belongs_to_clonefs(path);  // whatever lies beneath the mount
   const bool plain = !has_dot_dot(relative);
   Fd fd(posix_disk(), open_beneath(source, relative.c_str(), plain ? RESOLVE_NO_SYMLINKS : 0));
   if (fd.get() == -ELOOP || !plain) {
