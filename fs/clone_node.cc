@@ -26,7 +26,7 @@ struct BackingMap {
 constexpr unsigned long kBackingOpen = _IOW(229, 1, BackingMap);
 constexpr unsigned long kBackingClose = _IOW(229, 2, uint32_t);
 
-int backing_open(FuseSession* session, int fd) {
+[[maybe_unused]] int backing_open(FuseSession* session, int fd) {
   BackingMap map{fd, 0, 0};
   return ::ioctl(fuse_session_fd(session->raw()), kBackingOpen, &map);
 }

@@ -32,6 +32,7 @@ class ClonesMount {
   // EBUSY when it is in use and not LAZY.
   Status unmount(bool lazy);
   bool ended() const { return ended_; }
+  bool passthrough() const { return session_->passthrough(); }
 
  private:
   explicit ClonesMount(Parts parts) : parts_(parts) {}

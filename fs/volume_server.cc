@@ -501,6 +501,8 @@ int VolumeServer::run() {
   }
   spdlog::info("clonefs {}: {} is mounted at {}, its pool is {}", CLONEFS_VERSION, options_.source,
                options_.mountpoint, engine_->pool_path());
+  spdlog::info("drained clones are read {}",
+               clones_->passthrough() ? "by passthrough" : "through the daemon");
   report_.ready();
   if (!options_.foreground) {
     // Whoever started us may wait for the end of these.
@@ -669,6 +671,15 @@ int mount_volume(ServerOptions options) {
     return 1;
   }
   return VolumeServer(std::move(options), report).run();
+}
+
+std::string fuse_description() {
+  std::string text = std::string("libfuse ") + ::fuse_pkgversion();
+#ifdef CLONEFS_HAVE_PASSTHROUGH
+  return text + ", with passthrough";
+#else
+  return text + ", without passthrough";
+#endif
 }
 
 Status ask_to_unmount(pid_t pid) {

@@ -33,6 +33,9 @@ struct ServerOptions {
 // other threads; the daemon is a child of it.
 int mount_volume(ServerOptions options);
 
+// Which libfuse this was built with, and what for.
+std::string fuse_description();
+
 // Asks the daemon PID to unmount its volume and waits until it has ended cleanly. EBUSY: the mount
 // is in use, and everything is as it was.
 Status ask_to_unmount(pid_t pid);

@@ -42,7 +42,8 @@ int run(int argc, char** argv) {
       "clonefs");
   app.require_subcommand(1);
   app.set_help_flag("-h,--help", "say how a command is used");
-  app.set_version_flag("--version", std::string("clonefs ") + CLONEFS_VERSION);
+  app.set_version_flag("--version",
+                       std::string("clonefs ") + CLONEFS_VERSION + " (" + fuse_description() + ")");
 
   CommonOptions common;
   app.add_option("--mount", common.mount,

@@ -11,10 +11,14 @@ import threading
 import unittest
 
 import tree
-from volume import VolumeTest, main, run
+from volume import BIN, VolumeTest, main, run
 
 K = 1024
 TRACK = 64 * K
+
+
+def kernel():
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 
 def pattern(seed, size):
@@ -269,6 +273,8 @@ class Clones(VolumeTest):
             self.assertEqual(file.read(), pattern(2, 10))
 
     @unittest.skipUnless(os.geteuid() == 0, "passthrough needs root")
+    @unittest.skipIf("without passthrough" in run(BIN, "--version").stdout, "an old libfuse")
+    @unittest.skipUnless(kernel() >= (6, 9), "an old kernel")
     def test_passthrough_of_drained_files(self):
         """Reads and writes of a drained file need no answer of the daemon."""
         v = self.v

@@ -34,7 +34,7 @@ class Cli(unittest.TestCase):
     def test_version(self):
         done = cli("--version")
         self.assertEqual(done.returncode, 0)
-        self.assertRegex(done.stdout, r"^clonefs \d+\.\d+\.\d+\n$")
+        self.assertRegex(done.stdout, r"^clonefs \d+\.\d+\.\d+ \(libfuse 3\.\d+\.\d+, with(out)? passthrough\)\n$")
 
     def test_wrong_usage(self):
         for words in ([], ["frobnicate"], ["--frob"], ["create"], ["create", "x"],
