@@ -28,7 +28,7 @@ class Help(VolumeTest):
             self.assertEqual(done.returncode, 0, done.stdout)
             self.assertIn("Usage: ", done.stdout)
         self.assertIn("--precopy", run(BIN, "create", "--help").stdout)
-        self.assertRegex(run(BIN, "--version").stdout, r"^clonefs \d+\.\d+\.\d+\n$")
+        self.assertRegex(run(BIN, "--version").stdout, r"^clonefs \d+\.\d+\.\d+ \(.*\)\n$")
 
     def test_wrong_usage(self):
         for words in ([], ["nonsense"], ["create"], ["status", "--nonsense"], ["wait"], ["umount"]):
