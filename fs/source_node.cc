@@ -133,7 +133,11 @@ void SourceNode::kernel_mtime_is(const timespec& mtime) {
 }
 
 void SourceNode::restore_mtime(int fd) {
-  if (!volume_.options().writeback || !mtime_moved_.exchange(false)) return;
+  if (!volume_.options().writeback || !mtime_moved_.load(std::memory_order_acquire)) return;
+  // First the change, then the mark: who finds the mark taken away must be able to wait for what it
+  // stood for, and the fence does.
+  const Change change = volume_.engine().change_attributes(id());
+  if (change.error() != 0 || !mtime_moved_.exchange(false)) return;
   FdUse object;
   if (fd < 0) object = use();
   if (!object) return;
@@ -142,8 +146,6 @@ void SourceNode::restore_mtime(int fd) {
     std::lock_guard lock(mutex_);
     times[1] = kernel_mtime_;
   }
-  const Change change = volume_.engine().change_attributes(id());
-  if (change.error() != 0) return;
   utimensat(AT_FDCWD, ProcPath(fd < 0 ? object.get() : fd).get(), times, 0);
 }
 
