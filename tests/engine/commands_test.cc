@@ -5,8 +5,10 @@
 
 #include <cerrno>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "tests/engine/direct_volume.h"
 #include "tests/engine/forwarding_disk.h"
@@ -535,6 +537,36 @@ TEST(Commands, what_cannot_fit_is_refused_unless_thin) {
   ASSERT_EQ(v.create("sparse"), 0);
   ASSERT_EQ(v.truncate("sparse", 1 << 30), 0);
   EXPECT_EQ(code(v.engine().create(v.options("s", {"sparse"}))), 0);
+}
+
+// --- two at once
+
+class MkdirHookDisk : public ForwardingDisk {
+ public:
+  int mkdir(int dir, const char* name, mode_t mode) override {
+    if (hook && std::string_view(name) == "sub") std::exchange(hook, nullptr)();
+    return ForwardingDisk::mkdir(dir, name, mode);
+  }
+  std::function<void()> hook;
+};
+
+TEST(Commands, removed_while_it_is_created) {
+  MkdirHookDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  o.copy_threads = true;
+  DirectVolume v(o);
+  make_tree(v);
+  std::future<int> removed;
+  disk.hook = [&] {
+    removed = std::async(std::launch::async, [&] { return code(v.engine().remove({"c"}, true)); });
+    removed.wait_for(milliseconds(100));  // it has to wait for what is built
+  };
+  (void)v.engine().create(v.options("c"));
+  ASSERT_TRUE(removed.valid());
+  EXPECT_EQ(removed.get(), 0);
+  EXPECT_TRUE(v.engine().status().empty());
+  EXPECT_EQ(code(v.engine().create(v.options("c"))), 0);
 }
 
 // --- counts, events, hooks

@@ -332,6 +332,23 @@ TEST(Pool, is_for_one_engine_at_a_time) {
   EXPECT_TRUE(v.open());
 }
 
+TEST(Pool, a_volume_and_a_pool_are_locked_each) {
+  DirectVolume::Options o;
+  o.pool = Where::kMemory;
+  DirectVolume v(o), other(o);
+  EngineOptions options = v.engine_options();
+  options.pool = other.engine_options().pool + "-too";  // the same volume with another pool
+  auto engine = Engine::open(options);
+  ASSERT_FALSE(engine);
+  EXPECT_EQ(engine.error().code, EBUSY) << engine.error().message;
+  ASSERT_TRUE(other.close());
+  options = other.engine_options();
+  options.pool = v.engine_options().pool;  // another volume with the same pool
+  engine = Engine::open(options);
+  ASSERT_FALSE(engine);
+  EXPECT_EQ(engine.error().code, EBUSY) << engine.error().message;
+}
+
 TEST(Pool, belongs_to_one_volume) {
   DirectVolume::Options o;
   o.pool = Where::kMemory;
