@@ -134,6 +134,7 @@ Status Core::check_space(Session& s) {
 Status Core::create(const CreateOptions& o) {
   auto s = std::make_shared<Session>();
   const TrackSize track_size = o.track_size.value_or(options_.track_size);
+  std::unique_lock work(s->work_mutex, std::defer_lock);
   {
     const std::lock_guard command(command_mutex_);
     if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
@@ -167,15 +168,14 @@ Status Core::create(const CreateOptions& o) {
       s->slot = *slot;
       if (auto status = batch.commit(); !status) return status;
     }
+    // Who finds it waits until it is built.
+    work.lock();
     const std::unique_lock lock(sessions_mutex_);
     sessions_[s->name] = s;
   }
-  Status status;
-  {
-    const std::lock_guard work(s->work_mutex);
-    status = build(s, o);
-    if (!status) undo_create(s);
-  }
+  Status status = build(s, o);
+  if (!status) undo_create(s);
+  work.unlock();
   if (!status) {
     const std::unique_lock lock(sessions_mutex_);
     sessions_.erase(s->name);

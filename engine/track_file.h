@@ -36,6 +36,7 @@ class TrackFile {
   // 0 or -errno. After a restart failed() is true.
   int set_failed() {
     const char byte = 'F';
+    if (disk_ == nullptr) return -EBADF;
     return disk_->pwrite_full(fd_.get(), &byte, 1, kMagicSize);
   }
   // What was written so far survives a power cut.
