@@ -47,12 +47,16 @@ class CloneImpl final : public Clone {
     st->st_ino = present_ino(st->st_ino);
     if (o == nullptr) return;
     const std::lock_guard lock(session_->object_lock(*o));
+    // The caller may have looked at the pool's file before its times were set, and come here after.
+    const bool older = st->st_ctim.tv_sec < o->finished_at.tv_sec ||
+                       (st->st_ctim.tv_sec == o->finished_at.tv_sec &&
+                        st->st_ctim.tv_nsec <= o->finished_at.tv_nsec);
     if (!o->changed) st->st_ctim = o->ctime;
-    if (o->is_regular() && !o->finished) {
+    if (o->is_regular() && (!o->finished || older)) {
       st->st_atim = o->atime;
       st->st_mtim = o->mtime;
-      present_blocks(*o, st);
     }
+    if (o->is_regular() && !o->finished) present_blocks(*o, st);
   }
 
   void changed(uint64_t pool_ino, const timespec* times) override {

@@ -280,7 +280,9 @@ void Core::finish_object(Session& s, Object& o) {
     if (o.is_regular()) {
       const Fd clone = open_clone(o, O_PATH);
       const timespec times[2] = {o.atime, o.mtime};
+      struct stat st{};
       if (clone) disk_.utimes(clone.get(), times);
+      if (clone && disk_.stat(clone.get(), "", &st) == 0) o.finished_at = st.st_ctim;
     }
     o.finished.store(true);
   }

@@ -70,6 +70,7 @@ struct Object {
   // before activation, by object_lock after.
   uint64_t size = 0;
   timespec atime{}, mtime{}, ctime{};
+  timespec finished_at{};  // ctime of the pool's file when its times were set
   std::unique_ptr<Column> column;  // regular files
   const PathNode* filter = nullptr;  // directories: which names; nullptr: all
   std::string capability;            // security.capability: a write to the file takes it away
