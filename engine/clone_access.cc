@@ -145,7 +145,7 @@ class CloneFileImpl final : public CloneFile {
   int truncate(uint64_t size) override {
     if (const int e = clone_->error(); e != 0) return -e;
     const uint64_t end = object_ == nullptr ? size : std::max(object_->size, size);
-    return change({size, end - size}, true, [&] { return core_.disk_.truncate(fd_, size); }, true);
+    return change({size, end - size}, true, [&] { return core_.disk_.truncate(fd_, size); });
   }
 
   int sync(bool data_only) override {
@@ -162,10 +162,10 @@ class CloneFileImpl final : public CloneFile {
     const auto call = [&] { return core_.disk_.allocate(fd_, mode, offset, length); };
     if ((mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) != 0) {
       if (const int e = copy({0, kMaxFileSize}); e < 0) return e;
-      return change({}, false, call, true);
+      return change({}, false, call);
     }
     const bool overwrites = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
-    return change(overwrites ? ByteRange{offset, length} : ByteRange{}, overwrites, call, true);
+    return change(overwrites ? ByteRange{offset, length} : ByteRange{}, overwrites, call);
   }
 
   int64_t seek(uint64_t offset, int whence) override {
@@ -254,8 +254,7 @@ class CloneFileImpl final : public CloneFile {
   // Changes bytes of RANGE by CALL: 0 or -errno. Tracks that RANGE covers in part are copied first,
   // those that it covers wholly are done by it.
   template <class Call>
-  int change(ByteRange range, bool overwrites, Call call, bool size_may_change = false) {
-    (void)size_may_change;
+  int change(ByteRange range, bool overwrites, Call call) {
     if (plain()) {
       const int e = call();
       if (e >= 0 && object_ != nullptr) note();

@@ -224,7 +224,7 @@ class Core {
   Status place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_dir, int clone_dir,
                const std::string& name);
   Status sync_object(Session& s, Object& o);
-  Status sync_data_size(Session& s, Object& o, int clone_path, const struct stat& st,
+  Status sync_data_size(Session& s, Object& o, const struct stat& st,
                         uint64_t clone_size);
   Status each_data(int fd, uint64_t from, uint64_t size, const std::function<void(ByteRange)>& fn);
   Status grow_column(Session& s, Object& o, uint64_t count);

@@ -492,7 +492,7 @@ Status Core::sync_object(Session& s, Object& o) {
   int e = disk_.stat(clone.get(), "", &have);
   if (e < 0) return cannot("read in the pool", path_of(s, o), e);
   if (o.is_regular()) {
-    if (auto status = sync_data_size(s, o, clone.get(), st, static_cast<uint64_t>(have.st_size));
+    if (auto status = sync_data_size(s, o, st, static_cast<uint64_t>(have.st_size));
         !status)
       return status;
   }
@@ -561,7 +561,7 @@ Status Core::sync_xattrs(Object& o, int source_fd, int clone_fd) {
 }
 
 // Size and extents of a regular file.
-Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct stat& st,
+Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
                             uint64_t clone_size) {
   const auto size = static_cast<uint64_t>(st.st_size);
   const TrackSize ts = s.track_size;
@@ -570,7 +570,6 @@ Status Core::sync_data_size(Session& s, Object& o, int clone_path, const struct 
     clone = open_clone(o, O_RDWR);
     if (!clone) return cannot("open in the pool", path_of(s, o), clone.get());
   }
-  (void)clone_path;
   if (clone_size != size) {
     if (const int e = disk_.truncate(clone.get(), size); e < 0)
       return cannot("set the size in the pool of", path_of(s, o), e);
