@@ -38,6 +38,7 @@ struct SessionRow {
 struct ObjectRow {
   uint64_t session = 0;
   uint32_t id = 0;
+  uint32_t parent = 0;
   unsigned type = 0;
   bool changed = false;
   bool finished = false;

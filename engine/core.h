@@ -234,6 +234,7 @@ class Core {
   Object* known(Session& s, int fd, const struct stat& st) const;
   Object* known_in_pool(Session& s, int fd, const struct stat& st) const;
   void mark_for(SyncPass& pass, Object& o);
+  void put_in(Session& s, Object& dir, Object& o);
   Fd open_clone_directory(SyncPass& pass, Object& dir);
   Status remove_staged(Session& s, int dir, const std::string& name);
   Status sync_xattrs(Object& o, int source_fd, int clone_fd);

@@ -332,6 +332,7 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   if (from_durable) s.track_file.clear();
   uint64_t region_end = 0;
   std::vector<TrackBits> bits;
+  std::vector<uint32_t> parents;  // of each object
   auto status = catalog_->objects(s.id, [&](ObjectRow r) -> Status {
     // Ids are places in the list; those of dropped objects stay empty.
     if (r.id < s.objects.size() || r.id > s.objects.size() + 100'000'000u)
@@ -340,9 +341,11 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
       Object& empty = s.objects.emplace_back();
       empty.id = static_cast<uint32_t>(s.objects.size() - 1);
       empty.gone = true;
+      parents.push_back(0);
     }
     Object& o = s.objects.emplace_back();
     o.id = r.id;
+    parents.push_back(r.parent);
     o.type = r.type & S_IFMT;
     o.changed = r.changed;
     o.finished = r.finished;
@@ -410,6 +413,8 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   });
   if (!status) return status;
   s.track_file.raise_end(region_end);
+  for (size_t i = 0; i < s.objects.size(); ++i)
+    if (parents[i] != i && parents[i] < s.objects.size()) s.objects[i].parent = &s.objects[parents[i]];
   if (s.objects.empty() || s.objects.front().gone || !s.objects.front().is_directory())
     return Error{EUCLEAN, "its members in the catalog are damaged: there is no root"};
   return {};

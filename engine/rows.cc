@@ -38,6 +38,7 @@ ObjectRow Core::row_of(Session& s, Object& o) {
   ObjectRow r;
   r.session = s.id;
   r.id = o.id;
+  if (const Object* parent = o.parent) r.parent = parent->id;
   r.type = o.type;
   r.changed = o.changed;
   r.finished = o.finished;

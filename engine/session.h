@@ -61,6 +61,7 @@ struct Column {
 
 struct Object {
   uint32_t id = 0;
+  std::atomic<Object*> parent{nullptr};  // the directory in which it was put last
   mode_t type = 0;  // S_IFMT bits
   SourceId source_id = 0;
   FileRef source;

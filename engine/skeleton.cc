@@ -215,6 +215,10 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
   return {};
 }
 
+void Core::put_in(Session& s, Object& dir, Object& o) {
+  if (o.parent.exchange(&dir) != &dir) row_changed(s, o);
+}
+
 void Core::mark_for(SyncPass& pass, Object& o) {
   pass.objects.push_back(&o);
 }
@@ -304,6 +308,7 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
     if (const int e = disk_.rename(stage_dir_.get(), it->second.c_str(), clone_dir, name.c_str(), 0);
         e < 0)
       return cannot("move in the pool", path_of(*s, dir) + "/" + name, e);
+    put_in(*s, dir, *o);
     std::erase(pass.stage, it->second);
     pass.staged.erase(it);
     set_filter(*s, dir, name, *o);
@@ -314,6 +319,7 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
     const Fd clone = open_clone(*o, O_PATH);
     const int e = clone ? disk_.link(clone.get(), clone_dir, name.c_str()) : clone.get();
     if (e == 0) {
+      put_in(*s, dir, *o);
       mark_for(pass, *o);
       return {};
     }
@@ -324,6 +330,7 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
   auto made = make_object(s, entry.get(), st, clone_dir, name);
   if (!made) return made.error();
   if (*made == nullptr) return {};
+  put_in(*s, dir, **made);
   mark_for(pass, **made);
   if ((*made)->is_directory()) {
     set_filter(*s, dir, name, **made);
@@ -721,16 +728,32 @@ Status Core::swap_column(Session& s, Object& o, std::unique_ptr<Column> column) 
   return {};
 }
 
+// For messages and the status: where the clone's object is now. The kernel knows the place of each
+// directory, of another object only while somebody has looked its name up.
 std::string Core::path_of(const Session& s, const Object& o) const {
-  // For messages and the status: where the clone's object is now.
-  const Fd fd = o.clone.open(pool_space_, O_PATH);
-  std::string target;
-  if (fd && disk_.path_of(fd.get(), &target) == 0) {
-    for (const char* place : {"/incomplete/", "/clones/"}) {
-      const std::string prefix = pool_name_ + place + s.name;
+  const auto place = [&](const Object& object) -> std::optional<std::string> {
+    const Fd fd = object.clone.open(pool_space_, O_PATH);
+    std::string target;
+    if (!fd || disk_.path_of(fd.get(), &target) < 0) return std::nullopt;
+    for (const char* top : {"/incomplete/", "/clones/"}) {
+      const std::string prefix = pool_name_ + top + s.name;
       if (target == prefix) return ".";
       if (target.starts_with(prefix + "/")) return target.substr(prefix.size() + 1);
     }
+    return std::nullopt;
+  };
+  if (auto path = place(o)) return *path;
+  if (const Object* parent = o.parent) {
+    const Fd dir = open_clone(*parent, O_RDONLY | O_DIRECTORY);
+    const auto path = place(*parent);
+    std::string name;
+    if (dir && path) {
+      disk_.list(dir.get(), [&](const Disk::Entry& entry) {
+        if (entry.ino == o.pool_ino) name = entry.name;
+        return name.empty();
+      });
+    }
+    if (!name.empty()) return *path == "." ? name : *path + "/" + name;
   }
   return "inode " + std::to_string(o.source_id);
 }

@@ -539,6 +539,43 @@ TEST(Commands, what_cannot_fit_is_refused_unless_thin) {
   EXPECT_EQ(code(v.engine().create(v.options("s", {"sparse"}))), 0);
 }
 
+// --- names in messages
+
+// The kernel knows the place of a directory, of a file only while its name is cached.
+class ColdNamesDisk : public ForwardingDisk {
+ public:
+  int path_of(int fd, std::string* path) override {
+    const int r = ForwardingDisk::path_of(fd, path);
+    struct stat st{};
+    if (r == 0 && stat(fd, "", &st) == 0 && !S_ISDIR(st.st_mode)) *path = "/";
+    return r;
+  }
+};
+
+TEST(Commands, members_are_named_by_their_paths_also_when_no_name_is_cached) {
+  ColdNamesDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  DirectVolume v(o);
+  ASSERT_EQ(v.mkdir("dir"), 0);
+  ASSERT_EQ(v.mkdir("dir/sub"), 0);
+  ASSERT_EQ(v.make("dir/sub/file", pattern(1, 5000)), 0);
+  ASSERT_EQ(v.make("top", pattern(2, 5000)), 0);
+  ASSERT_EQ(code(v.engine().create(v.options("c", {"."}))), 0);
+  ASSERT_EQ(v.rename("dir/sub/file", "dir/moved"), 0);
+  ASSERT_EQ(code(v.engine().activate({"c"})), 0);
+  const auto names = [&] {
+    std::set<std::string> found;
+    const auto members = v.engine().extents("c");
+    for (const auto& member : *members) found.insert(member.path);
+    return found;
+  };
+  EXPECT_EQ(names(), (std::set<std::string>{"dir/moved", "top"}));
+  ASSERT_TRUE(v.close());
+  ASSERT_TRUE(v.open());
+  EXPECT_EQ(names(), (std::set<std::string>{"dir/moved", "top"}));
+}
+
 // --- two at once
 
 class MkdirHookDisk : public ForwardingDisk {
