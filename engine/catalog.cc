@@ -77,7 +77,7 @@ CREATE TABLE objects(session INTEGER, id INTEGER, type INTEGER, changed INTEGER,
   ctime_ns INTEGER, column_base INTEGER, column_count INTEGER, column_capacity INTEGER,
   capability BLOB, parent INTEGER, PRIMARY KEY(session, id)) WITHOUT ROWID;
 CREATE TABLE source_marks(session INTEGER, object INTEGER, ctime_s INTEGER, ctime_ns INTEGER,
-  size INTEGER, PRIMARY KEY(session, object)) WITHOUT ROWID;
+  size INTEGER, column_base INTEGER, PRIMARY KEY(session, object)) WITHOUT ROWID;
 )";
 
 }  // namespace
@@ -232,13 +232,14 @@ Status Catalog::objects(uint64_t session, const std::function<Status(ObjectRow)>
 
 Result<std::vector<SourceMark>> Catalog::marks(uint64_t session) {
   const std::lock_guard lock(mutex_);
-  Statement s(*this, "SELECT object, ctime_s, ctime_ns, size FROM source_marks WHERE session=?");
+  Statement s(*this, 
+              "SELECT object, ctime_s, ctime_ns, size, column_base FROM source_marks WHERE session=?");
   s.bind(session);
   std::vector<SourceMark> marks;
   int rc;
   while ((rc = s.step()) == SQLITE_ROW)
-    marks.push_back(
-        {static_cast<uint32_t>(s.number(0)), s.time(1), static_cast<uint64_t>(s.number(3))});
+    marks.push_back({static_cast<uint32_t>(s.number(0)), s.time(1),
+                     static_cast<uint64_t>(s.number(3)), static_cast<uint64_t>(s.number(4))});
   if (rc != SQLITE_DONE) return error("cannot read the source marks in the catalog");
   return marks;
 }
@@ -355,11 +356,12 @@ Status Catalog::Batch::drop_session(uint64_t session) {
 
 Status Catalog::Batch::put_mark(uint64_t session, const SourceMark& mark) {
   if (!begun_) return begun_;
-  return Statement(catalog_, "INSERT OR REPLACE INTO source_marks VALUES(?,?,?,?,?)")
+  return Statement(catalog_, "INSERT OR REPLACE INTO source_marks VALUES(?,?,?,?,?,?)")
       .bind(session)
       .bind(mark.object)
       .bind(mark.ctime)
       .bind(mark.size)
+      .bind(mark.column_base)
       .run("cannot write a source mark to the catalog");
 }
 

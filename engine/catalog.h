@@ -59,6 +59,7 @@ struct SourceMark {
   uint32_t object = 0;
   timespec ctime{};
   uint64_t size = 0;
+  uint64_t column_base = 0;  // the region whose bits go with it
 };
 
 class Catalog {

@@ -72,18 +72,20 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
     for (Object* o : objects) {
       o->in_checkpoint.store(false);
       if (!o->gone) changed.emplace_back(s, o);
+      struct stat st{};
+      bool known = false;
       if (!active && !o->gone) {
         // Before the bits are looked at: a later write shows in the ctime.
         const Fd source = open_source(*o, O_PATH);
-        struct stat st{};
-        if (source && disk_.stat(source.get(), "", &st) == 0) {
-          SourceMark mark{o->id, st.st_ctim, static_cast<uint64_t>(st.st_size)};
-          if (now().tv_sec - st.st_ctim.tv_sec < kFreshSeconds) mark.ctime = {};
-          marks.emplace_back(s, mark);
-        }
+        known = source && disk_.stat(source.get(), "", &st) == 0;
       }
       const std::lock_guard lock(s->object_lock(*o));
       if (o->column == nullptr || o->column->count == 0) continue;
+      if (known) {
+        SourceMark mark{o->id, st.st_ctim, static_cast<uint64_t>(st.st_size), o->column->base};
+        if (now().tv_sec - st.st_ctim.tv_sec < kFreshSeconds) mark.ctime = {};
+        marks.emplace_back(s, mark);
+      }
       Snapshot snapshot{s, o, active, o->column->base, {}};
       snapshot.bits.resize(o->column->count);
       for (uint64_t t = 0; t < snapshot.bits.size(); ++t)

@@ -337,7 +337,9 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   // That may take its time: once more what became stale in it.
   if (auto status = checkpoint(sessions); !status) return status;
   for (const auto& s : sessions) {
-    if (auto status = sync_skeleton(s); !status) return refuse(s, status.error());
+    auto status = sync_skeleton(s);
+    if (status) status = flush_tables(*s);
+    if (!status) return refuse(s, status.error());
   }
 
   const auto begin = std::chrono::steady_clock::now();
@@ -362,7 +364,9 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
           .count());
 
   // Until this is done, each write is saved in the journal.
-  status = checkpoint({});
+  for (const auto& s : sessions)
+    if (status) status = flush_tables(*s);
+  if (status) status = checkpoint({});
   {
     Catalog::Batch batch(*catalog_);
     for (const auto& s : sessions) {

@@ -203,11 +203,14 @@ Status Core::make_precopied_durable(const SessionPtr& s) {
   const auto now = std::chrono::steady_clock::now();
   if (s->precopy_checkpoint && now - *s->precopy_checkpoint < kPrecopyCheckpoint) return {};
   {
-    const std::lock_guard lock(s->checkpoint_objects_mutex);
-    if (s->checkpoint_objects.empty()) return {};
+    const std::lock_guard lock(s->stale_tables_mutex);
+    if (s->stale_tables.empty()) return {};
   }
   s->precopy_checkpoint = now;
-  return checkpoint({s});
+  if (power()) {
+    if (auto status = checkpoint({s}); !status) return status;
+  }
+  return flush_tables(*s);
 }
 
 bool Core::step_finish(const SessionPtr& s) {
@@ -223,7 +226,8 @@ bool Core::step_finish(const SessionPtr& s) {
   const auto source = sources_.find(o.source_id, &attachments);
   if (source == nullptr || o.gone) return true;
   const TrackSize ts = s->track_size;
-  const uint64_t together = std::max<uint64_t>(1, kPutTogether / ts.bytes());
+  // Of what may be there already, track by track only what differs is written.
+  const uint64_t together = o.compare ? 1 : std::max<uint64_t>(1, kPutTogether / ts.bytes());
   const uint64_t base = ts.offset_of(c.chunk.first);
   for (uint64_t t = c.chunk.first; t < c.chunk.end(); t += together) {
     const Extent part = {t, std::min(together, c.chunk.end() - t)};

@@ -112,14 +112,18 @@ class Core {
 
   // --- track_ops.cc ---
   using Transition = TrackBits (*)(TrackBits);
-  // Applies TRANSITION to each track of EXTENT for which WHICH is true: on disk first, then in
-  // memory. The caller holds what the transition needs (STATES.md). 0 or -errno.
+  // Applies TRANSITION to each track of EXTENT for which WHICH is true: once the session is active on
+  // disk first, then in memory. The caller holds what the transition needs (STATES.md). 0 or -errno.
   int change_bits(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
                   Transition transition);
   int change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
                          Transition transition);
   // Before activation: tracks from FIRST on are no part of the member any more.
   void leave_tracks(Session& s, Object& o, uint64_t first);
+  // Before activation: what the table has of O is not what memory says.
+  void note_table(Session& s, Object& o);
+  // Brings the table up to that. With the work mutex held, unless the session is active.
+  Status flush_tables(Session& s);
   // Before activation: bytes of RANGE are about to be, or were, written on the source.
   void mark_written(Session& s, Object& o, ByteRange range);
   // Puts bytes of the source that lie in DATA on the clone side; HOLES of it are left or made
@@ -227,8 +231,7 @@ class Core {
   Status sync_data_size(Session& s, Object& o, const struct stat& st,
                         uint64_t clone_size);
   Status each_data(int fd, uint64_t from, uint64_t size, const std::function<void(ByteRange)>& fn);
-  Status grow_column(Session& s, Object& o, uint64_t count);
-  Status swap_column(Session& s, Object& o, std::unique_ptr<Column> column);
+  void grow_column(Session& s, Object& o, uint64_t count);
   bool covers(const Object& dir, const std::string& name, const struct stat& st) const;
   void set_filter(Session& s, const Object& dir, const std::string& name, Object& o);
   Object* known(Session& s, int fd, const struct stat& st) const;

@@ -309,6 +309,9 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   // Of a Failed session the bits are only for the status: as far as they can be read.
   const bool failed = state == SessionState::kFailed;
   bool has_bits = state != SessionState::kTerminated;
+  const bool before = state == SessionState::kCreated || state == SessionState::kPrecopy;
+  // Whether the volatile table may be anything. Before activation it is written at a clean end only.
+  const bool stale = end.power_cut() || (before && !end.clean);
   if (failed) {
     auto file = open_track_file(s.id, false);
     has_bits = static_cast<bool>(file);
@@ -316,8 +319,7 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   } else if (has_bits) {
     for (auto* file : {&s.track_file, &s.durable_file}) {
       auto opened = open_track_file(s.id, file == &s.durable_file);
-      // After a power cut the volatile table may be anything.
-      if (!opened && end.power_cut() && file == &s.track_file) {
+      if (!opened && stale && file == &s.track_file) {
         remove_volatile_track_file(s.id);
         opened = open_track_file(s.id, false);
       }
@@ -327,8 +329,8 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     if ((s.track_file.failed() && !end.power_cut()) || s.durable_file.failed())
       return Error{EIO, "a track could not be saved before it was overwritten (found at the mount)"};
   }
-  // After a power cut the bits are those of the last checkpoint.
-  const bool from_durable = has_bits && !failed && end.power_cut() && end.was_power;
+  // Then the bits are those of the last checkpoint.
+  const bool from_durable = has_bits && !failed && stale && end.was_power;
   if (from_durable) s.track_file.clear();
   uint64_t region_end = 0;
   std::vector<TrackBits> bits;
@@ -374,17 +376,18 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     o.column->count = r.column_count;
     o.column->capacity = r.column_capacity;
     bits.resize(r.column_count);
-    const bool before = state == SessionState::kCreated || state == SessionState::kPrecopy;
     int e = (from_durable ? s.durable_file : s.track_file)
                 .read(o.column->base, bits.data(), bits.size());
-    if (before && end.power_cut() && (!from_durable || e == -ENODATA)) {
+    if (before && stale && (!from_durable || e == -ENODATA)) {
       // No checkpoint has seen it: all of it again.
-      std::fill(bits.begin(), bits.end(), kRecopy);
+      for (uint64_t t = 0; t < bits.size(); ++t) bits[t] = s.selected(t) ? kRecopy : kOutside;
       e = 0;
     }
     if (e == -ENODATA) return Error{EUCLEAN, "its track table is too short"};
     if (e < 0) return Error::from_errno(e, "cannot read its track table");
-    if (end.power_cut()) {
+    if (stale && before) {
+      note_table(s, o);
+    } else if (stale) {
       e = s.track_file.write(o.column->base, bits.data(), bits.size());
       if (e < 0) return Error::from_errno(e, "cannot write its track table");
     }
@@ -477,7 +480,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   }
 
   // Created, Precopy: the source may have changed in any way. All is looked at again; bits are
-  // trusted as far as the state of the machine allows.
+  // trusted where the source is what it was when they were written down.
   for (const auto& path : s->paths) {
     PathNode* node = &s->root_filter;
     for (size_t at = 0; at < path.size();) {
@@ -490,7 +493,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     node->whole = true;
   }
   std::unordered_map<uint32_t, SourceMark> checked;
-  if (end.power_cut()) {
+  if (!end.clean) {
     auto marks = catalog_->marks(s->id);
     if (!marks) return marks.error();
     for (const auto& m : *marks) checked[m.object] = m;
@@ -502,17 +505,17 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     if (o.gone) continue;
     sources_.attach(o.source_id, s, &o);
     if (!o.is_regular()) continue;
-    bool trusted = end.same_boot;
-    if (!trusted || end.clean) {
-      // As it was when the bits were written down?
+    // As it was when the bits were written down?
+    const Fd source = open_source(o, O_PATH);
+    bool trusted = source && disk_.stat(source.get(), "", &st) == 0;
+    if (trusted && end.clean) {
+      trusted = same_time(st.st_ctim, o.ctime) && static_cast<uint64_t>(st.st_size) == o.size;
+    } else if (trusted) {
       const auto mark = checked.find(o.id);
-      const Fd source = open_source(o, O_PATH);
-      trusted = source && disk_.stat(source.get(), "", &st) == 0;
-      if (trusted && end.clean)
-        trusted = same_time(st.st_ctim, o.ctime) && static_cast<uint64_t>(st.st_size) == o.size;
-      else if (trusted)
-        trusted = mark != checked.end() && same_time(st.st_ctim, mark->second.ctime) &&
-                  static_cast<uint64_t>(st.st_size) == mark->second.size;
+      trusted = mark != checked.end() && o.column != nullptr &&
+                mark->second.column_base == o.column->base &&
+                same_time(st.st_ctim, mark->second.ctime) &&
+                static_cast<uint64_t>(st.st_size) == mark->second.size;
     }
     if (!trusted && o.column != nullptr) {
       change_bits(*s, o, {0, o.column->count}, is_precopied, on_precopy_write);
@@ -658,6 +661,8 @@ Status Core::close() {
       }
     }
   }
+  for (auto& s : waiting)
+    if (auto status = flush_tables(*s); !status) return status;
   // Nobody works on the sessions any more; a work mutex may not be asked for beneath a batch.
   if (auto status = checkpoint(waiting); !status) return status;
   // "Clean" is a promise about all that the next start reads.
@@ -676,7 +681,7 @@ Status Core::close() {
       struct stat st{};
       if (!source || disk_.stat(source.get(), "", &st) < 0) continue;
       if (status)
-        status = batch.put_mark(s->id, {o.id, st.st_ctim, static_cast<uint64_t>(st.st_size)});
+        status = batch.put_mark(s->id, {o.id, st.st_ctim, static_cast<uint64_t>(st.st_size), o.column->base});
     }
   }
   if (status) status = batch.put_meta("clean", "1");

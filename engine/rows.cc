@@ -79,10 +79,6 @@ Status Core::put_rows(Session& s, Catalog::Batch& batch) {
 }
 
 void Core::rows_written(Session& s) {
-  for (Object* o : s.rows_in_batch) {
-    const std::lock_guard lock(s.object_lock(*o));
-    if (o->column != nullptr) o->column->shadow = -1;
-  }
   s.rows_in_batch.clear();
 }
 

@@ -7,7 +7,7 @@
 //   Fence                      (engine/fence.h); closed only with the two above held
 //   Claims of a source file    (engine/claims.h)
 //   Session::object_lock(o)    a change of an object's bits or column
-//   Session::dirty_mutex, index_mutex, text_mutex    leaves: nothing is asked for beneath them
+//   Session::dirty_mutex, index_mutex, text_mutex, *_mutex of lists    leaves: nothing is asked for beneath them
 // A thread in a Change holds a share of the fence and takes only what stands below it.
 #pragma once
 
@@ -49,9 +49,6 @@ struct Column {
   uint64_t base = 0;      // its region in the track file
   uint64_t capacity = 0;  // tracks in the region
   uint64_t count = 0;     // tracks that the file has
-  // Region that the catalog still names, until the row is written: changes go to both.
-  int64_t shadow = -1;
-  uint64_t shadow_count = 0;
   std::unique_ptr<std::atomic<TrackBits>[]> bits;
 
   TrackBits at(uint64_t track) const {
@@ -79,6 +76,7 @@ struct Object {
   std::atomic<uint32_t> pending{0};     // tracks pending
   std::atomic<uint32_t> unsaved{0};     // tracks of which is_unsaved is true
   std::atomic<bool> in_checkpoint{false};  // is in Session::checkpoint_objects
+  std::atomic<bool> table_stale{false};    // is in Session::stale_tables
   bool compare = false;                 // copies may be there already: look before writing
   std::atomic<bool> dirty{false};       // is in Session::dirty_objects
   std::atomic<bool> gone{false};        // has no name in the volume (or clone) any more
@@ -143,6 +141,11 @@ struct Session {
   std::vector<Object*> dirty_rows;  // guarded by rows_mutex
   std::vector<uint32_t> dropped_rows;  // guarded by rows_mutex
   std::vector<Object*> rows_in_batch;  // guarded by work_mutex
+
+  // Members whose region in the track table is not what memory says. Before activation nothing writes
+  // to the table but flush_tables(): a write to the source must not wait for the pool.
+  std::mutex stale_tables_mutex;
+  std::vector<Object*> stale_tables;
 
   std::mutex checkpoint_objects_mutex;
   std::vector<Object*> checkpoint_objects;  // whose bits changed since the last checkpoint

@@ -620,9 +620,7 @@ Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
     return Error{EFBIG, path_of(s, o) + " has " + std::to_string(end) +
                             " tracks, a member may have " + std::to_string(kMaxTracks) +
                             "; choose a larger --track-size"};
-  if (end > from_track || o.column == nullptr) {
-    if (auto status = grow_column(s, o, std::max(end, from_track)); !status) return status;
-  }
+  if (end > from_track || o.column == nullptr) grow_column(s, o, std::max(end, from_track));
   // The column stands: from here on writes are noted in it. Now the data that is there already.
   const Transition joins = o.recheck ? on_recheck : on_create;
   bool (*which)(TrackBits) = is_done;
@@ -679,53 +677,29 @@ Status Core::each_data(int fd, uint64_t from, uint64_t size,
   return {};
 }
 
-Status Core::grow_column(Session& s, Object& o, uint64_t count) {
-  const bool fresh = o.column == nullptr || o.column->capacity == 0;
+// A member that outgrows its region gets a new one at the end of the table.
+void Core::grow_column(Session& s, Object& o, uint64_t count) {
   auto column = std::make_unique<Column>();
   column->count = count;
+  column->bits = std::make_unique<std::atomic<TrackBits>[]>(count);
+  const bool fresh = o.column == nullptr || o.column->capacity == 0;
   if (!fresh && o.column->capacity >= count) {
-    // Room in its region: just more of it.
-    const std::lock_guard lock(s.object_lock(o));
     column->capacity = o.column->capacity;
     column->base = o.column->base;
-    column->shadow = o.column->shadow;
-    column->shadow_count = o.column->shadow_count;
-    return swap_column(s, o, std::move(column));
+  } else {
+    column->capacity = fresh ? count : count + count / 2;
+    column->base = s.track_file.allot(column->capacity);
   }
-  column->capacity = fresh ? count : count + count / 2;
-  column->base = s.track_file.allot(column->capacity);
-  // The first COUNT are written by swap_column.
-  const std::vector<TrackBits> zeros(std::min<uint64_t>(column->capacity - count, 1 << 20), kOutside);
-  for (uint64_t at = count; at < column->capacity; at += zeros.size()) {
-    const int e = s.track_file.write(column->base + at, zeros.data(),
-                                     std::min<uint64_t>(zeros.size(), column->capacity - at));
-    if (e < 0) return cannot("write the track table for", path_of(s, o), e);
+  {
+    const std::lock_guard lock(s.object_lock(o));
+    const uint64_t old = o.column == nullptr ? 0 : std::min(o.column->count, count);
+    for (uint64_t t = 0; t < old; ++t)
+      column->bits[t].store(o.column->at(t), std::memory_order_relaxed);
+    o.column = std::move(column);
+    note_table(s, o);
   }
-  const std::lock_guard lock(s.object_lock(o));
-  if (!fresh) {
-    column->shadow = o.column->shadow >= 0 ? o.column->shadow
-                                           : static_cast<int64_t>(o.column->base);
-    column->shadow_count =
-        o.column->shadow >= 0 ? o.column->shadow_count : o.column->capacity;
-  }
-  return swap_column(s, o, std::move(column));
-}
-
-// With the object's lock held: puts COLUMN in the place of the old one, with its bits.
-Status Core::swap_column(Session& s, Object& o, std::unique_ptr<Column> column) {
-  column->bits = std::make_unique<std::atomic<TrackBits>[]>(column->count);
-  const uint64_t old = o.column == nullptr ? 0 : std::min(o.column->count, column->count);
-  std::vector<TrackBits> durable(column->count, kOutside);
-  for (uint64_t t = 0; t < old; ++t) {
-    column->bits[t].store(o.column->at(t), std::memory_order_relaxed);
-    durable[t] = durable_form(o.column->at(t));
-  }
-  if (const int e = s.track_file.write(column->base, durable.data(), durable.size()); e < 0)
-    return cannot("write the track table for", path_of(s, o), e);
-  o.column = std::move(column);
   note_for_checkpoint(s, o);
   row_changed(s, o);
-  return {};
 }
 
 // For messages and the status: where the clone's object is now. The kernel knows the place of each

@@ -60,11 +60,9 @@ void Core::leave_tracks(Session& s, Object& o, uint64_t first) {
     }
     if (is_unsaved(bits)) o.unsaved.fetch_sub(1);
     o.column->bits[t].store(on_left(bits), std::memory_order_release);
-    const TrackBits left = kOutside;
-    // A byte that stays behind on disk means: copy it again, which finds nothing.
-    s.track_file.write(o.column->base + t, &left, 1);
   }
   note_for_checkpoint(s, o);
+  note_table(s, o);
 }
 
 int Core::change_bits(Session& s, Object& o, Extent extent, bool (*which)(TrackBits),
@@ -78,6 +76,7 @@ int Core::change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)
   Column* column = o.column.get();
   if (column == nullptr) return 0;
   const uint64_t end = std::min(extent.end(), column->count);
+  const bool write_through = !s.before_activation();
   std::vector<TrackBits> next;
   for (uint64_t t = extent.first; t < end;) {
     // A run of tracks that change, written to disk with one call.
@@ -92,17 +91,12 @@ int Core::change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)
       next.push_back(to);
     }
     if (next.empty()) break;
-    if (to_disk) {
-      note_for_checkpoint(s, o);
+    if (to_disk) note_for_checkpoint(s, o);
+    if (to_disk && write_through) {
       std::vector<TrackBits> durable(next);
       for (auto& b : durable) b = durable_form(b);
       if (const int e = s.track_file.write(column->base + t, durable.data(), durable.size()); e < 0)
         return e;
-      if (column->shadow >= 0 && t < column->shadow_count) {
-        const uint64_t n = std::min<uint64_t>(durable.size(), column->shadow_count - t);
-        const auto at = static_cast<uint64_t>(column->shadow) + t;
-        if (const int e = s.track_file.write(at, durable.data(), n); e < 0) return e;
-      }
     }
     for (uint64_t i = 0; i < next.size(); ++i) {
       auto& bits = column->bits[t + i];
@@ -110,6 +104,7 @@ int Core::change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)
       bits.store(next[i], std::memory_order_release);
       count_transition(s, o, from, next[i]);
     }
+    if (to_disk && !write_through) note_table(s, o);
     t = u;
   }
   return 0;
@@ -117,23 +112,48 @@ int Core::change_bits_locked(Session& s, Object& o, Extent extent, bool (*which)
 
 void Core::mark_written(Session& s, Object& o, ByteRange range) {
   if (range.empty()) return;
-  int e = 0;
   {
     const std::lock_guard lock(s.object_lock(o));
     if (o.column == nullptr) return;
     Extent extent = s.track_size.touched(range);
     const uint64_t end = std::min(extent.end(), o.column->count);
     const auto changes = [](TrackBits b) { return !is_pending(b) || is_copying(b); };
-    for (uint64_t t = extent.first; t < end && e == 0; ++t) {
+    for (uint64_t t = extent.first; t < end; ++t) {
       if (!changes(o.column->at(t)) || !s.selected(t)) continue;
       uint64_t u = t + 1;
       while (u < end && changes(o.column->at(u)) && s.selected(u)) ++u;
-      e = change_bits_locked(s, o, {t, u - t}, changes, on_precopy_write);
+      change_bits_locked(s, o, {t, u - t}, changes, on_precopy_write);  // in memory
       t = u;
     }
   }
   s.precopied.store(false);
-  if (e < 0) fail(s, Error::from_errno(e, "cannot write the track table").message);
+}
+
+void Core::note_table(Session& s, Object& o) {
+  if (o.table_stale.exchange(true)) return;
+  const std::lock_guard lock(s.stale_tables_mutex);
+  s.stale_tables.push_back(&o);
+}
+
+Status Core::flush_tables(Session& s) {
+  std::vector<Object*> stale;
+  {
+    const std::lock_guard lock(s.stale_tables_mutex);
+    stale.swap(s.stale_tables);
+  }
+  int e = 0;
+  std::vector<TrackBits> bits;
+  for (Object* o : stale) {
+    const std::lock_guard lock(s.object_lock(*o));
+    o->table_stale.store(false);
+    if (o->gone || o->column == nullptr) continue;
+    bits.resize(o->column->count);
+    for (uint64_t t = 0; t < bits.size(); ++t) bits[t] = durable_form(o->column->at(t));
+    if (e == 0) e = s.track_file.write(o->column->base, bits.data(), bits.size());
+    if (e < 0) note_table(s, *o);
+  }
+  if (e < 0) return Error::from_errno(e, "cannot write the track table of " + s.name);
+  return {};
 }
 
 Fd Core::open_source(const Object& o, int flags) const {

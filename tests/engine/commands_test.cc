@@ -37,12 +37,16 @@ void make_tree(DirectVolume& v) {
 std::string snapshot(DirectVolume& v, bool after_restart = false) {
   std::string text;
   for (const SessionStatus& s : v.engine().status()) {
-    // After a restart all must be looked at again before it is called precopied.
-    const std::string op_status = after_restart && s.op == "precopy" ? "" : s.op_status;
+    // After a crash all must be looked at again before it is called precopied, and what was written
+    // just now is compared.
+    const bool looks_again = after_restart && s.op == "precopy";
+    const std::string op_status = looks_again ? "" : s.op_status;
     text += s.name + " " + to_string(s.state) + " " + s.op + " " + op_status + " " + s.error + " " +
             std::to_string(s.files) + " " + std::to_string(s.tracks_total) + " " +
-            std::to_string(s.tracks_pending) + " " + std::to_string(s.tracks_precopied) + " " +
-            s.destination + " " + std::to_string(s.rate_limit);
+            (looks_again ? std::to_string(s.tracks_pending + s.tracks_precopied)
+                         : std::to_string(s.tracks_pending) + " " +
+                               std::to_string(s.tracks_precopied)) +
+            " " + s.destination + " " + std::to_string(s.rate_limit);
     for (const unsigned id : s.sessions) text += " " + std::to_string(id);
     text += "\n";
   }

@@ -79,7 +79,11 @@ TEST(Persistence, sessions_in_every_state_are_taken_up_again) {
 
       start_again(v, end);
       EXPECT_EQ(v.engine().status().size(), 6u);
-      for (const auto& [name, text] : before) EXPECT_EQ(summary(v, name), text);
+      for (const auto& [name, text] : before) {
+        // After SIGKILL what was written just now is compared: its ctime says nothing.
+        if (end == End::kKilled && name.starts_with("precop")) continue;
+        EXPECT_EQ(summary(v, name), text);
+      }
       for (const char* name : {"active", "drained", "ended"}) {
         EXPECT_EQ(v.clone_difference(name, expected), "") << name;
       }
@@ -132,7 +136,8 @@ TEST(Persistence, precopy_goes_on_without_copying_all_again) {
     while (v.status("c").tracks_precopied < 5 * 256) ASSERT_TRUE(v.engine().step("c"));
     const uint64_t precopied = v.status("c").tracks_precopied;
     start_again(v, end);
-    EXPECT_EQ(v.status("c").tracks_precopied, precopied);
+    // After SIGKILL what was written just now is compared: its ctime says nothing.
+    if (end == End::kClean) EXPECT_EQ(v.status("c").tracks_precopied, precopied);
     EXPECT_EQ(v.status("c").state, SessionState::kPrecopy);
     disk.written = 0;
     ASSERT_TRUE(v.drain("c"));
@@ -150,6 +155,38 @@ TEST(Persistence, precopy_goes_on_without_copying_all_again) {
     EXPECT_LE(disk.written, 4096u);
     EXPECT_EQ(v.plain_difference("c", expected), "");
   }
+}
+
+// Nothing is too fresh for its ctime to tell a change.
+class AgedDisk : public ForwardingDisk {
+ public:
+  int stat(int dir, const char* path, struct stat* st) override {
+    const int r = ForwardingDisk::stat(dir, path, st);
+    st->st_ctim.tv_sec -= 10;
+    return r;
+  }
+};
+
+TEST(Persistence, after_sigkill_the_precopy_of_unchanged_files_counts) {
+  AgedDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  DirectVolume v(o);
+  for (const char* name : {"a", "b", "c"}) ASSERT_EQ(v.make(name, pattern(1, 40960)), 0);
+  CreateOptions options = v.options("clone");
+  options.precopy = true;
+  ASSERT_TRUE(v.engine().create(options));
+  ASSERT_TRUE(v.drain("clone"));
+  ASSERT_EQ(v.status("clone").tracks_precopied, 30u);
+  // One track is written, and one member gets another region: of both the table says nothing.
+  ASSERT_EQ(v.write("b", 4096, pattern(2, 10)), 0);
+  ASSERT_EQ(v.write("c", 40960, pattern(3, 40960)), 0);
+  ASSERT_TRUE(v.kill_reopen());
+  EXPECT_EQ(v.status("clone").tracks_precopied, 10u);
+  ASSERT_TRUE(v.engine().activate({"clone"}));
+  const Tree expected = v.capture();
+  ASSERT_TRUE(v.drain("clone"));
+  EXPECT_EQ(v.plain_difference("clone", expected), "");
 }
 
 TEST(Persistence, the_drain_goes_on_where_it_was) {
