@@ -247,8 +247,8 @@ class CloneFileImpl final : public CloneFile {
     auto own = std::make_shared<std::vector<Attachment>>();
     for (const auto& a : *attachments)
       if (a.object == object_) own->push_back(a);
-    core_.copy_now(*source, own, -1, range, false);
-    return -clone_->error();
+    const int e = core_.copy_now(*source, own, -1, range, false);
+    return e < 0 ? e : -clone_->error();
   }
 
   // Changes bytes of RANGE by CALL: 0 or -errno. Tracks that RANGE covers in part are copied first,

@@ -321,7 +321,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
     bool all_quiet = true;
     for (const auto& s : sessions) {
       bool quiet = true;
-      if (auto status = sync_skeleton(s, &quiet); !status) return refuse(s, status.error());
+      if (auto status = sync_skeleton(s, &quiet); !status) return refusal(s, status.error());
       all_quiet &= quiet;
     }
     if (round > 0 && all_quiet) break;
@@ -339,7 +339,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   for (const auto& s : sessions) {
     auto status = sync_skeleton(s);
     if (status) status = flush_tables(*s);
-    if (!status) return refuse(s, status.error());
+    if (!status) return refusal(s, status.error());
   }
 
   const auto begin = std::chrono::steady_clock::now();
@@ -349,13 +349,14 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
     for (bool quiet = false; status && !quiet;) status = sync_skeleton(s, &quiet);
     if (!status) {
       fence_.open();
-      return refuse(s, status.error());
+      return refusal(s, status.error());
     }
   }
   const timespec at = now();
   for (const auto& s : sessions) {
     s->activated_at = at;
     s->cursor.filled = false;
+    end_trouble(*s);
     s->state.store(SessionState::kCopyInProgress, std::memory_order_release);
   }
   fence_.open();
@@ -389,10 +390,9 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   return status;
 }
 
-// An activation that cannot bring the skeleton up to date leaves a session that is not exact.
-Error Core::refuse(const SessionPtr& s, const Error& error) {
-  fail(*s, error.message);
-  return {error.code, "cannot activate " + s->name + ": " + error.message};
+// What is stale stays noted: the session can be activated when the cause is gone.
+Error Core::refusal(const SessionPtr& s, const Error& error) {
+  return {error.code, "cannot activate " + s->name + ", which is as it was: " + error.message};
 }
 
 // --- TERMINATE, delete ---------------------------------------------------------------------------
@@ -525,31 +525,6 @@ void Core::detach_all(Session& s) {
 
 // --- the rest --------------------------------------------------------------------------------------
 
-void Core::fail(Session& s, const std::string& why) {
-  {
-    const std::lock_guard lock(s.text_mutex);
-    if (!s.error.empty() || s.removed) return;
-    s.error = why;
-  }
-  s.state.store(SessionState::kFailed, std::memory_order_release);
-  // Whatever happens next, a clone that is not exact must say so after a restart too. The byte in
-  // the track table needs no space.
-  s.track_file.set_failed();
-  if (power()) {
-    s.durable_file.set_failed();
-    s.durable_file.datasync();
-  }
-  {
-    Catalog::Batch batch(*catalog_);
-    auto status = batch.set_state(s.id, static_cast<int>(SessionState::kFailed), why);
-    if (status) status = batch.commit();
-  }
-  events_.add("FAILED " + s.name + ": " + why);
-  s.announce = true;
-  wake(s);
-  state_changed();
-}
-
 void Core::state_changed() {
   const std::lock_guard lock(state_mutex_);
   ++state_version_;
@@ -612,6 +587,11 @@ Status Core::wait(const std::string& name, Engine::Goal goal,
         if (goal == Engine::Goal::kPrecopied && !s->building)
           return Error{EINVAL, name + " is Created: precopy it first"};
         break;
+    }
+    if (s->trouble.load() == Trouble::kPaused) {
+      const std::lock_guard text(s->text_mutex);
+      return Error{EIO, name + " is paused: " + s->trouble_text + "; `clonefs resume " + name +
+                            "` goes on"};
     }
     if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
     const auto version = state_version_;

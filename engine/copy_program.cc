@@ -23,6 +23,8 @@ constexpr uint64_t kChunk = 1 << 20;
 constexpr uint64_t kPutTogether = 256 << 10;
 constexpr auto kPrecopyCheckpoint = std::chrono::seconds(5);
 constexpr auto kPassPause = std::chrono::milliseconds(200);
+// After an error; twice as long after each further one.
+constexpr auto kErrorPause = std::chrono::milliseconds(100);
 
 bool wanted(TrackBits b) { return is_pending(b); }
 bool still_copying(TrackBits b) { return is_pending(b) && is_copying(b); }
@@ -60,21 +62,32 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       Object* o = c.order[c.next_object++];
       if (o->gone) continue;
       if (o->pending.load() == 0) {
-        if (active && settled(*o)) finish_object(s, *o);
+        if (!active || !settled(*o)) continue;
+        if (auto status = finish_object(s, *o); !status) {
+          copy_failed(s, status.error());
+          return false;
+        }
         continue;
       }
       c.source = open_source(*o);
       c.clone = open_clone(*o, O_RDWR);
       if (c.clone.get() == -ESTALE) {
         // Removed from the clone: nobody can ask for its tracks.
-        change_bits(s, *o, {0, o->column->count}, wanted, on_drained);
+        if (const int e = change_bits(s, *o, {0, o->column->count}, wanted, on_drained); e < 0) {
+          copy_failed(s, Error::from_errno(e, "cannot write the track table"));
+          return false;
+        }
         continue;
       }
       if (c.source.get() == -ESTALE && !active) continue;  // removed: its names tell
       if (!c.source || !c.clone) {
-        fail(s, Error::from_errno(c.source ? c.clone.get() : c.source.get(),
-                                  "cannot copy " + path_of(s, *o))
-                    .message);
+        const Error error = Error::from_errno(c.source ? c.clone.get() : c.source.get(),
+                                              "cannot copy " + path_of(s, *o));
+        // What is gone does not come back.
+        if (c.source.get() == -ESTALE)
+          fail(s, error.message);
+        else
+          copy_failed(s, error);
         return false;
       }
       c.object = o;
@@ -131,7 +144,11 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       return true;
     }
     c.object = nullptr;
-    if (active && settled(o)) finish_object(s, o);
+    if (!active || !settled(o)) continue;
+    if (auto status = finish_object(s, o); !status) {
+      copy_failed(s, status.error());
+      return false;
+    }
   }
 }
 
@@ -141,6 +158,10 @@ bool Core::step_read(const SessionPtr& s) {
   const auto state = s->state.load();
   if (s->removed || (state != SessionState::kPrecopy && state != SessionState::kCopyInProgress))
     return false;
+  const auto goes_on = [&] {
+    return s->state.load() == state && s->trouble.load() != Trouble::kPaused;
+  };
+  if (!goes_on()) return false;
   if (c.loaded) return true;
   if (!c.filled) {
     if (state == SessionState::kPrecopy) {
@@ -153,26 +174,30 @@ bool Core::step_read(const SessionPtr& s) {
         auto status = sync_skeleton(s);
         if (status) status = flush_rows(*s);
         if (!status) {
-          fail(*s, status.error().message);
-          return false;
+          copy_failed(*s, status.error());
+          return goes_on();
         }
       }
     }
     fill_cursor(*s);
   }
   Extent chunk;
+  const unsigned errors = s->copy_errors;
   if (!next_chunk(*s, &chunk)) {
+    // An error is about one object: first the others.
+    if (s->copy_errors != errors) return goes_on();
     c.filled = false;
     if (s->state.load() != state) return false;
     if (state == SessionState::kCopyInProgress) {
       if (s->counters.tracks_pending.load() != 0) return !s->nocopy;
-      return complete(s) ? false : (s->state.load() == state && !s->nocopy);
+      return !complete(s) && goes_on() && (!s->nocopy || s->trouble.load() == Trouble::kRetrying);
     }
     if (s->counters.tracks_pending.load() != 0) return true;
     if (auto status = make_precopied_durable(s); !status) {
-      fail(*s, status.error().message);
-      return false;
+      copy_failed(*s, status.error());
+      return goes_on();
     }
+    end_trouble(*s);
     const std::lock_guard lock(s->dirty_mutex);
     if (!s->dirty_names.empty() || !s->dirty_objects.empty()) return true;
     s->precopied.store(true);
@@ -180,17 +205,15 @@ bool Core::step_read(const SessionPtr& s) {
     return false;
   }
   Object& o = *c.object;
-  if (const int e = change_bits(*s, o, chunk, wanted, on_copy_begun); e < 0) {
-    fail(*s, Error::from_errno(e, "cannot write the track table").message);
-    return false;
-  }
+  change_bits(*s, o, chunk, wanted, on_copy_begun);  // in memory
   const ByteRange range = {s->track_size.offset_of(chunk.first),
                            chunk.count * s->track_size.bytes()};
   c.buffer.resize(range.length);
   const int e = read_source(c.source.get(), range, c.buffer.data(), &c.holes);
   if (e < 0) {
-    fail(*s, Error::from_errno(e, "cannot read " + path_of(*s, o)).message);
-    return false;
+    c.object = nullptr;
+    copy_failed(*s, Error::from_errno(e, "cannot read " + path_of(*s, o)));
+    return goes_on();
   }
   c.chunk = chunk;
   s->loaded_bytes.store(range.length);
@@ -206,11 +229,12 @@ Status Core::make_precopied_durable(const SessionPtr& s) {
     const std::lock_guard lock(s->stale_tables_mutex);
     if (s->stale_tables.empty()) return {};
   }
-  s->precopy_checkpoint = now;
   if (power()) {
     if (auto status = checkpoint({s}); !status) return status;
   }
-  return flush_tables(*s);
+  auto status = flush_tables(*s);
+  if (status) s->precopy_checkpoint = now;
+  return status;
 }
 
 bool Core::step_finish(const SessionPtr& s) {
@@ -253,12 +277,14 @@ bool Core::step_finish(const SessionPtr& s) {
       if (e == 0)
         e = change_bits(*s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
       if (e < 0) {
-        fail(*s, Error::from_errno(e, "cannot copy " + path_of(*s, o)).message);
-        return false;
+        c.object = nullptr;
+        copy_failed(*s, Error::from_errno(e, "cannot copy " + path_of(*s, o)));
+        return s->trouble.load() != Trouble::kPaused;
       }
       a = b;
     }
   }
+  if (s->trouble.load() == Trouble::kRetrying) s->trouble.store(Trouble::kNone);
   const std::lock_guard lock(s->text_mutex);
   s->last_object = &o;
   s->last_track = c.chunk.end() - 1;
@@ -275,67 +301,70 @@ bool Core::has_already(const Object& o, int clone, const char* data, ByteRange r
          std::memcmp(there.data(), data, length) == 0;
 }
 
-void Core::finish_object(Session& s, Object& o) {
-  if (o.finished) return;
+Status Core::finish_object(Session& s, Object& o) {
+  if (o.finished) return {};
+  const auto cannot = [&](int e) {
+    return Error::from_errno(e, "cannot finish the copy of " + path_of(s, o));
+  };
   // The second list's bits have done their work.
-  if (o.column != nullptr) change_bits(s, o, {0, o.column->count}, is_precopied, on_drained);
+  if (o.column != nullptr) {
+    const int e = change_bits(s, o, {0, o.column->count}, is_precopied, on_drained);
+    if (e < 0) return cannot(e);
+  }
   {
     const std::lock_guard lock(s.object_lock(o));
     if (o.is_regular()) {
       const Fd clone = open_clone(o, O_PATH);
       const timespec times[2] = {o.atime, o.mtime};
       struct stat st{};
-      if (clone) disk_.utimes(clone.get(), times);
-      if (clone && disk_.stat(clone.get(), "", &st) == 0) o.finished_at = st.st_ctim;
+      int e = clone ? disk_.utimes(clone.get(), times) : clone.get();
+      if (e == 0) e = disk_.stat(clone.get(), "", &st);
+      // Removed from the clone: it has no times.
+      if (e < 0 && e != -ESTALE) return cannot(e);
+      if (e == 0) o.finished_at = st.st_ctim;
     }
     o.finished.store(true);
   }
   note_for_checkpoint(s, o);
   detach(s, o);
   row_changed(s, o);
+  return {};
 }
 
 // With the work mutex held, nothing pending: the clone becomes an ordinary tree.
 bool Core::complete(const SessionPtr& s) {
+  const auto failed = [&](const Error& error) {
+    copy_failed(*s, error);
+    return false;
+  };
   if (power()) {
-    if (auto status = checkpoint({}); !status) {
-      fail(*s, status.error().message);
-      return false;
-    }
+    if (auto status = checkpoint({}); !status) return failed(status.error());
   }
   for (auto& o : s->objects) {
     if (o.gone || o.finished) continue;
     if (!settled(o)) return false;
-    finish_object(*s, o);
+    if (auto status = finish_object(*s, o); !status) return failed(status.error());
   }
   // Copied is a promise for a power cut too, whatever the durability was until here.
   if (power()) {
-    if (auto status = checkpoint({}); !status) {
-      fail(*s, status.error().message);
-      return false;
-    }
+    if (auto status = checkpoint({}); !status) return failed(status.error());
   } else if (const int e = disk_.syncfs(pool_dir_.get()); e < 0) {
-    fail(*s, Error::from_errno(e, "cannot make the drained clone durable").message);
-    return false;
+    return failed(Error::from_errno(e, "cannot make the drained clone durable"));
   }
   const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
                              s->name.c_str(), RENAME_NOREPLACE);
-  if (e < 0 && e != -ENOENT) {
-    fail(*s, Error::from_errno(e, "cannot move the drained clone to its place in the pool").message);
-    return false;
-  }
+  if (e < 0 && e != -ENOENT)
+    return failed(Error::from_errno(e, "cannot move the drained clone to its place in the pool"));
   {
     Catalog::Batch batch(*catalog_);
     auto status = put_rows(*s, batch);
     if (status) status = batch.set_state(s->id, static_cast<int>(SessionState::kCopied), "");
     if (status) status = batch.commit();
-    if (!status) {
-      fail(*s, status.error().message);
-      return false;
-    }
+    if (!status) return failed(status.error());
   }
   rows_written(*s);
   s->state.store(SessionState::kCopied);
+  end_trouble(*s);
   events_.add("copied " + s->name);
   state_changed();
   s->announce = true;
@@ -378,6 +407,7 @@ void Core::work(const SessionPtr& s) {
       if (s->worker_stop) return;
       signal = s->worker_signal;
     }
+    const unsigned errors = s->copy_errors;
     const bool more = step_read(s);
     const uint64_t bytes = s->loaded_bytes.exchange(0);
     step_finish(s);
@@ -410,9 +440,17 @@ void Core::work(const SessionPtr& s) {
       s->worker_wake.wait_until(lock, due, called);
       if (s->worker_signal != signal) due = Clock::now();
     }
+    if (const unsigned now_errors = s->copy_errors; now_errors > errors) {
+      s->rate_now.store(0);
+      if (s->trouble.load() == Trouble::kPaused)
+        s->worker_wake.wait(lock, called);
+      else
+        s->worker_wake.wait_for(lock, kErrorPause * (1u << (now_errors - 1)), called);
+      continue;
+    }
     if (!more) {
       s->rate_now.store(0);
-      if (state == SessionState::kPrecopy)
+      if (state == SessionState::kPrecopy && s->trouble.load() != Trouble::kPaused)
         s->worker_wake.wait_for(lock, kPassPause, called);
       else
         s->worker_wake.wait(lock, called);

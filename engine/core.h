@@ -4,6 +4,7 @@
 //   skeleton.cc       the clone's tree in the pool: built, brought up to date, taken apart
 //   track_ops.cc      the only code that changes bits, and the copying of tracks
 //   copy_program.cc   precopy and drain as a step function; the threads that run it
+//   failures.cc       what an error makes of a session
 //   commands.cc       CREATE, PRECOPY, ACTIVATE, TERMINATE, delete, wait
 //   recovery.cc       opening a pool, taking up its sessions, the clean end
 //   clone_access.cc   reading and writing activated clones
@@ -85,6 +86,7 @@ class Core {
   Status activate(const std::vector<std::string>& names);
   Status terminate(const std::vector<std::string>& names, bool force);
   Status remove(const std::vector<std::string>& names, bool force);
+  Status resume(const std::vector<std::string>& names);
   Status set_rate(const std::string& name, uint64_t bytes_per_s);
   Status wait(const std::string& name, Engine::Goal goal,
               std::optional<std::chrono::milliseconds> timeout);
@@ -157,7 +159,7 @@ class Core {
   ObjectRow row_of(Session& s, Object& o);
   SessionRow row_of(const Session& s) const;
   // Puts the rows that changed into a batch; rows_written() once it is committed. With the work
-  // mutex held. When the batch fails the session must fail too.
+  // mutex held. What was not written is in the next batch again.
   Status put_rows(Session& s, Catalog::Batch& batch);
   void rows_written(Session& s);
   Status flush_rows(Session& s);
@@ -174,10 +176,15 @@ class Core {
   // Whether TRACK and all others of O need nothing of the source any more.
   bool settled(const Object& o) const { return (power() ? o.unsaved : o.pending).load() == 0; }
 
+  // --- failures.cc ---
+  // The clone is lost.
   void fail(Session& s, const std::string& why);
+  // The copy program could not go on, and nothing is lost by it. With the work mutex held.
+  void copy_failed(Session& s, const Error& error);
+  void end_trouble(Session& s);
   void detach_all(Session& s);
   void detach(Session& s, Object& o);
-  void finish_object(Session& s, Object& o);
+  Status finish_object(Session& s, Object& o);
   void wake(Session& s);
   void start_worker(const SessionPtr& s);
   void stop_worker(Session& s);
@@ -224,6 +231,8 @@ class Core {
  private:
   // skeleton.cc
   struct SyncPass;
+  Status sync_pass(const SessionPtr& s, SyncPass& pass,
+                   const std::unordered_map<Object*, DirtyNames>& names);
   Status sync_names(const SessionPtr& s, SyncPass& pass, Object& dir, const DirtyNames& names);
   Status place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_dir, int clone_dir,
                const std::string& name);
@@ -243,7 +252,7 @@ class Core {
   Status sync_xattrs(Object& o, int source_fd, int clone_fd);
   Result<Object*> make_object(const SessionPtr& s, int source_fd, const struct stat& st,
                               int clone_dir, const std::string& name);
-  Status clear_stage(Session& s, SyncPass& pass);
+  Status clear_stage(Session& s);
   std::string path_of(const Session& s, const Object& o) const;
 
   // commands.cc
@@ -255,7 +264,7 @@ class Core {
   std::vector<SessionPtr> find_all(const std::vector<std::string>& names, Status* status) const;
   Status activate_sessions(const std::vector<SessionPtr>& sessions);
   Status build(const SessionPtr& s, const CreateOptions& options);
-  Error refuse(const SessionPtr& s, const Error& error);
+  Error refusal(const SessionPtr& s, const Error& error);
   void release_columns(Session& s);
   Status destroy(const SessionPtr& s);
   Status remove_from_disk(uint64_t id, const std::string& name);

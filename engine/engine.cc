@@ -56,6 +56,7 @@ Status Engine::terminate(const std::vector<std::string>& names, bool force) {
 Status Engine::remove(const std::vector<std::string>& names, bool force) {
   return core_->remove(names, force);
 }
+Status Engine::resume(const std::vector<std::string>& names) { return core_->resume(names); }
 Status Engine::set_rate(const std::string& name, uint64_t bytes_per_s) {
   return core_->set_rate(name, bytes_per_s);
 }

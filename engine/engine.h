@@ -76,10 +76,11 @@ struct SessionStatus {
   SessionState state = SessionState::kCreated;
   std::string op;         // the operation: "create", "precopy", "drain", "none" ...
   std::string op_status;  // "running", "done", "waiting", "failed"; "precopied" when every pass
-                          // finds nothing left to copy
+                          // finds nothing left to copy; "retrying" after an error, "paused" after
+                          // several: until resume()
   timespec created_at{};
   timespec activated_at{};  // 0: not yet. The consistency point
-  std::string error;        // why it failed
+  std::string error;        // why it failed, or why the copy program does not go on
   std::vector<std::string> paths;
   bool nocopy = false;
   uint64_t track_size = 0;
@@ -240,6 +241,8 @@ class Engine {
   Status terminate(const std::vector<std::string>& names, bool force);
   // Removes the clone: a drained or terminated one with its tree. FORCE: any.
   Status remove(const std::vector<std::string>& names, bool force = false);
+  // The copy programs that errors have paused go on; those that run are not held up.
+  Status resume(const std::vector<std::string>& names);
   // 0: no limit.
   Status set_rate(const std::string& name, uint64_t bytes_per_s);
   enum class Goal { kPrecopied, kCopied };

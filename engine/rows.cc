@@ -1,4 +1,6 @@
 // Sessions and objects as rows of the catalog.
+#include <algorithm>
+
 #include "engine/core.h"
 
 namespace clonefs::detail {
@@ -60,15 +62,20 @@ ObjectRow Core::row_of(Session& s, Object& o) {
 }
 
 Status Core::put_rows(Session& s, Catalog::Batch& batch) {
-  std::vector<uint32_t> dropped;
+  auto& rows = s.rows_in_batch;
+  auto& dropped = s.dropped_in_batch;
   {
     const std::lock_guard lock(s.rows_mutex);
-    s.rows_in_batch.swap(s.dirty_rows);
+    for (Object* o : s.dirty_rows) o->row_dirty = false;
+    rows.insert(rows.end(), s.dirty_rows.begin(), s.dirty_rows.end());
     s.dirty_rows.clear();
-    dropped.swap(s.dropped_rows);
-    for (Object* o : s.rows_in_batch) o->row_dirty = false;
+    dropped.insert(dropped.end(), s.dropped_rows.begin(), s.dropped_rows.end());
+    s.dropped_rows.clear();
   }
-  for (Object* o : s.rows_in_batch) {
+  // Some may be from a batch that was not written.
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  for (Object* o : rows) {
     if (o->gone && s.before_activation()) continue;
     if (auto status = batch.put_object(row_of(s, *o)); !status) return status;
   }
@@ -80,12 +87,15 @@ Status Core::put_rows(Session& s, Catalog::Batch& batch) {
 
 void Core::rows_written(Session& s) {
   s.rows_in_batch.clear();
+  s.dropped_in_batch.clear();
 }
 
 Status Core::flush_rows(Session& s) {
   {
     const std::lock_guard lock(s.rows_mutex);
-    if (s.dirty_rows.empty() && s.dropped_rows.empty()) return {};
+    if (s.dirty_rows.empty() && s.dropped_rows.empty() && s.rows_in_batch.empty() &&
+        s.dropped_in_batch.empty())
+      return {};
   }
   Catalog::Batch batch(*catalog_);
   auto status = put_rows(s, batch);
@@ -98,6 +108,13 @@ Status Core::flush_rows(Session& s) {
 void Core::housekeeping() {
   constexpr auto kCheckpointEvery = std::chrono::seconds(5);
   constexpr auto kPrecopyCheckpointEvery = std::chrono::seconds(30);
+  std::string checkpoint_error, catalog_error;
+  // Each error once, until all is well again.
+  const auto say = [&](std::string& said, const std::string& what, const Status& status) {
+    const std::string text = status ? "" : what + ": " + status.error().message;
+    if (!text.empty() && text != said) events_.add(text);
+    said = text;
+  };
   auto last_checkpoint = std::chrono::steady_clock::now();
   auto last_precopy_checkpoint = last_checkpoint;
   std::unique_lock lock(housekeeper_mutex_);
@@ -116,8 +133,7 @@ void Core::housekeeping() {
           if (s->state.load() == SessionState::kPrecopy && !s->building) precopied.push_back(s);
         last_precopy_checkpoint = time;
       }
-      if (auto status = checkpoint(precopied); !status)
-        events_.add("checkpoint: " + status.error().message);
+      say(checkpoint_error, "checkpoint", checkpoint(precopied));
       last_checkpoint = std::chrono::steady_clock::now();
     }
     std::vector<SessionPtr> sessions;
@@ -125,12 +141,13 @@ void Core::housekeeping() {
       const std::shared_lock names(sessions_mutex_);
       for (const auto& [name, s] : sessions_) sessions.push_back(s);
     }
+    Status rows;
     for (const auto& s : sessions) {
       const std::unique_lock work(s->work_mutex, std::try_to_lock);
       if (!work || s->removed || s->building || s->before_activation()) continue;
-      auto status = flush_rows(*s);
-      if (!status && s->active()) fail(*s, status.error().message);
+      if (auto status = flush_rows(*s); !status) rows = status;
     }
+    say(catalog_error, "catalog", rows);
     lock.lock();
   }
 }

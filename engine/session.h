@@ -82,7 +82,7 @@ struct Object {
   std::atomic<bool> gone{false};        // has no name in the volume (or clone) any more
   std::atomic<bool> changed{false};     // by the clone's user: its own ctime shows
   std::atomic<bool> finished{false};    // drained, and its times are set on the pool's file
-  bool recheck = false;                 // after a restart: bits say less than the files
+  bool recheck = false;       // after a restart or an error: bits say less than the files
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
 
   bool is_regular() const { return S_ISREG(type); }
@@ -94,6 +94,9 @@ struct DirtyNames {
   bool all = false;
   std::set<std::string, std::less<>> names;
 };
+
+// What errors made of a session's copy program: it tries again, or has stopped until it is resumed.
+enum class Trouble { kNone, kRetrying, kPaused };
 
 struct Counters {
   std::atomic<uint64_t> objects{0}, files{0};
@@ -118,6 +121,7 @@ struct Session {
   std::atomic<SessionState> state{SessionState::kCreated};
   std::atomic<bool> building{true};  // CREATE is not done yet
   std::atomic<bool> removed{false};  // terminated with force or deleted: nothing shows it any more
+  std::atomic<int64_t> refusal_said{0};  // when, of a write (OnError::kFailWrite); seconds
   std::atomic<uint64_t> rate_limit{0};
   timespec activated_at{};  // written once, before the state becomes CopyInProgress
   std::atomic<uint64_t> fence_ns{0};  // written just after the state
@@ -137,10 +141,17 @@ struct Session {
   std::unordered_map<Object*, DirtyNames> dirty_names;
   std::vector<Object*> dirty_objects;
 
+  // Entries on the stage: of a pass over names that is under way, or that an error ended. Guarded by
+  // work_mutex.
+  std::vector<std::string> stage;
+  std::unordered_map<Object*, std::string> staged_directories;
+
   mutable std::mutex rows_mutex;
   std::vector<Object*> dirty_rows;  // guarded by rows_mutex
   std::vector<uint32_t> dropped_rows;  // guarded by rows_mutex
-  std::vector<Object*> rows_in_batch;  // guarded by work_mutex
+  // Of a batch that is under way or was not written. Guarded by work_mutex.
+  std::vector<Object*> rows_in_batch;
+  std::vector<uint32_t> dropped_in_batch;
 
   // Members whose region in the track table is not what memory says. Before activation nothing writes
   // to the table but flush_tables(): a write to the source must not wait for the pool.
@@ -155,6 +166,12 @@ struct Session {
   std::string error;
   Object* last_object = nullptr;
   uint64_t last_track = 0;
+
+  // Errors of the copy program (failures.cc). Changed with the work mutex held.
+  std::atomic<Trouble> trouble{Trouble::kNone};
+  std::atomic<unsigned> copy_errors{0};  // in a row
+  std::chrono::steady_clock::time_point last_copy_error;  // guarded by work_mutex
+  std::string trouble_text;                               // guarded by text_mutex
 
   // The copy program.
   struct Cursor {

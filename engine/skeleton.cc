@@ -33,8 +33,6 @@ struct Core::SyncPass {
     Object* dir;
     std::vector<std::string> names;
   };
-  std::unordered_map<Object*, std::string> staged;  // by object, directories only
-  std::vector<std::string> stage;                   // all names on the stage
   std::deque<Missing> missing;
   std::vector<Object*> objects;  // attributes to be brought up to date
 };
@@ -111,14 +109,33 @@ Status Core::sync_skeleton(const SessionPtr& s, bool* quiet) {
     pass.objects.swap(s->dirty_objects);
   }
   for (Object* o : pass.objects) o->dirty.store(false);
+  if (auto status = sync_pass(s, pass, names); !status) {
+    // All of it is stale still; what is on the stage stays there for the next pass.
+    for (const auto& [dir, dirty] : names) {
+      if (dirty.all) mark_name(*s, *dir, "");
+      for (const auto& name : dirty.names) mark_name(*s, *dir, name);
+    }
+    for (const auto& missing : pass.missing)
+      for (const auto& name : missing.names) mark_name(*s, *missing.dir, name);
+    for (Object* o : pass.objects) mark_object(*s, *o);
+    return status;
+  }
+  if (quiet != nullptr) {
+    const std::lock_guard lock(s->dirty_mutex);
+    *quiet = s->dirty_names.empty() && s->dirty_objects.empty();
+  }
+  return {};
+}
 
-  for (auto& [dir, dirty] : names) {
+Status Core::sync_pass(const SessionPtr& s, SyncPass& pass,
+                       const std::unordered_map<Object*, DirtyNames>& names) {
+  for (const auto& [dir, dirty] : names) {
     if (dir->gone) continue;
     if (auto status = sync_names(s, pass, *dir, dirty); !status) return status;
   }
-  while (!pass.missing.empty()) {
-    const auto missing = std::move(pass.missing.front());
-    pass.missing.pop_front();
+  for (; !pass.missing.empty(); pass.missing.pop_front()) {
+    // A deque: what place() adds behind it moves nothing.
+    const auto& missing = pass.missing.front();
     Object& dir = *missing.dir;
     if (dir.gone) continue;
     const Fd source = open_source(dir, O_RDONLY | O_DIRECTORY);
@@ -133,7 +150,7 @@ Status Core::sync_skeleton(const SessionPtr& s, bool* quiet) {
         return status;
     }
   }
-  if (auto status = clear_stage(*s, pass); !status) return status;
+  if (auto status = clear_stage(*s); !status) return status;
 
   // Each once, and directories after what is in them: a change of entries moves their times.
   const auto place_of = [](const Object* o) { return std::pair(o->is_directory(), o->id); };
@@ -143,10 +160,6 @@ Status Core::sync_skeleton(const SessionPtr& s, bool* quiet) {
   for (Object* o : pass.objects) {
     if (o->gone) continue;
     if (auto status = sync_object(*s, *o); !status) return status;
-  }
-  if (quiet != nullptr) {
-    const std::lock_guard lock(s->dirty_mutex);
-    *quiet = s->dirty_names.empty() && s->dirty_objects.empty();
   }
   return {};
 }
@@ -205,8 +218,8 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
       if (const int r = disk_.rename(clone.get(), name.c_str(), stage_dir_.get(), place.c_str(), 0);
           r < 0)
         return cannot("move aside in the pool", name, r);
-      pass.stage.push_back(place);
-      if (present != nullptr && present->is_directory()) pass.staged[present] = place;
+      s->stage.push_back(place);
+      if (present != nullptr && present->is_directory()) s->staged_directories[present] = place;
       mark_for(pass, dir);
     }
     if (exists) missing.names.push_back(name);
@@ -299,8 +312,8 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
   mark_for(pass, dir);
   Object* o = known(*s, entry.get(), st);
   if (o != nullptr && o->is_directory()) {
-    const auto it = pass.staged.find(o);
-    if (it == pass.staged.end()) {
+    const auto it = s->staged_directories.find(o);
+    if (it == s->staged_directories.end()) {
       // It moved while this pass ran: the next one finds it on the stage.
       mark_name(*s, dir, name);
       return {};
@@ -309,8 +322,8 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
         e < 0)
       return cannot("move in the pool", path_of(*s, dir) + "/" + name, e);
     put_in(*s, dir, *o);
-    std::erase(pass.stage, it->second);
-    pass.staged.erase(it);
+    std::erase(s->stage, it->second);
+    s->staged_directories.erase(it);
     set_filter(*s, dir, name, *o);
     mark_for(pass, *o);
     return {};
@@ -341,8 +354,10 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
       missing.names.push_back(item.name);
       return true;
     });
-    if (e < 0 && e != -ENOENT && e != -ESTALE)
+    if (e < 0 && e != -ENOENT && e != -ESTALE) {
+      mark_name(*s, **made, "");
       return cannot("list the directory", path_of(*s, **made), e);
+    }
     if (!missing.names.empty()) pass.missing.push_back(std::move(missing));
   }
   return {};
@@ -396,10 +411,11 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
 }
 
 // Phase 3.
-Status Core::clear_stage(Session& s, SyncPass& pass) {
-  for (const auto& name : pass.stage) {
-    if (auto status = remove_staged(s, stage_dir_.get(), name); !status) return status;
+Status Core::clear_stage(Session& s) {
+  for (; !s.stage.empty(); s.stage.pop_back()) {
+    if (auto status = remove_staged(s, stage_dir_.get(), s.stage.back()); !status) return status;
   }
+  s.staged_directories.clear();
   return {};
 }
 
@@ -489,19 +505,23 @@ void Core::drop_object(Session& s, Object& o) {
 Status Core::sync_object(Session& s, Object& o) {
   const Fd source = open_source(o, O_PATH);
   struct stat st{}, have{};
-  if (!source || disk_.stat(source.get(), "", &st) < 0) return {};  // gone: its names tell
+  int e = source ? disk_.stat(source.get(), "", &st) : source.get();
+  if (e == -ESTALE || e == -ENOENT) return {};  // gone: its names tell
+  if (e < 0) return cannot("read", path_of(s, o), e);
   if ((st.st_mode & S_IFMT) != o.type) return {};
   const Fd clone = open_clone(o, O_PATH);
   if (!clone) {
     if (clone.get() == -ESTALE) return {};
     return cannot("open in the pool", path_of(s, o), clone.get());
   }
-  int e = disk_.stat(clone.get(), "", &have);
+  e = disk_.stat(clone.get(), "", &have);
   if (e < 0) return cannot("read in the pool", path_of(s, o), e);
   if (o.is_regular()) {
-    if (auto status = sync_data_size(s, o, st, static_cast<uint64_t>(have.st_size));
-        !status)
+    if (auto status = sync_data_size(s, o, st, static_cast<uint64_t>(have.st_size)); !status) {
+      o.recheck = true;  // the column may stand, and not all data be in it
       return status;
+    }
+    o.size = static_cast<uint64_t>(st.st_size);
   }
   if (have.st_uid != st.st_uid || have.st_gid != st.st_gid) {
     e = disk_.chown(clone.get(), st.st_uid, st.st_gid);
@@ -538,6 +558,7 @@ Status Core::sync_xattrs(Object& o, int source_fd, int clone_fd) {
   if (n < 0 && !unsupported(n)) return Error::from_errno(static_cast<int>(n), "list");
   if (n < 0) theirs.clear();
   n = disk_.list_xattr(clone_fd, &ours);
+  if (n < 0 && !unsupported(n)) return Error::from_errno(static_cast<int>(n), "list in the pool");
   if (n < 0) ours.clear();
   const auto contains = [](const std::string& list, std::string_view name) {
     for (size_t at = 0; at < list.size(); at += std::strlen(list.c_str() + at) + 1)
@@ -546,7 +567,9 @@ Status Core::sync_xattrs(Object& o, int source_fd, int clone_fd) {
   };
   for (size_t at = 0; at < ours.size(); at += std::strlen(ours.c_str() + at) + 1) {
     const char* name = ours.c_str() + at;
-    if (!contains(theirs, name)) disk_.remove_xattr(clone_fd, name);
+    if (contains(theirs, name)) continue;
+    const int e = disk_.remove_xattr(clone_fd, name);
+    if (e < 0 && e != -ENODATA && !unsupported(e)) return Error::from_errno(e, name);
   }
   o.capability.clear();
   for (size_t at = 0; at < theirs.size(); at += std::strlen(theirs.c_str() + at) + 1) {
@@ -585,6 +608,7 @@ Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
   const uint64_t old_size = o.size;
   if (size < old_size && had > ts.tracks_in(size)) {
     leave_tracks(s, o, ts.tracks_in(size));
+    o.size = size;
     row_changed(s, o);
   }
   // A copy ends where the file ended: what it was then is not what the track is now.

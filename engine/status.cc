@@ -60,6 +60,11 @@ Result<SessionStatus> Core::status(const std::string& name) const {
       r.op_status = "failed";
       break;
   }
+  const bool copying =
+      r.state == SessionState::kPrecopy || r.state == SessionState::kCopyInProgress;
+  const Trouble trouble = copying ? s->trouble.load() : Trouble::kNone;
+  if (trouble != Trouble::kNone)
+    r.op_status = trouble == Trouble::kPaused ? "paused" : "retrying";
   r.created_at = s->created_at;
   // The time is written before the state: not read before it says so.
   if (r.state != SessionState::kCreated && r.state != SessionState::kPrecopy) {
@@ -92,7 +97,7 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   uint64_t track = 0;
   {
     const std::lock_guard lock(s->text_mutex);
-    r.error = s->error;
+    r.error = trouble == Trouble::kNone ? s->error : s->trouble_text;
     last = s->last_object;
     track = s->last_track;
   }

@@ -11,6 +11,8 @@ namespace clonefs::detail {
 
 namespace {
 
+constexpr int64_t kSayRefusalEvery = 60;  // seconds
+
 void count_transition(Session& s, Object& o, TrackBits from, TrackBits to) {
   auto& c = s.counters;
   const uint64_t bytes = s.track_size.bytes();
@@ -229,9 +231,11 @@ int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, Byte
     at = end;
   }
   if (const int e = write_to(wanted.end()); e < 0) return e;
-  if (!o.capability.empty()) disk_.set_xattr(clone_fd, "security.capability", o.capability);
   o.finished.store(false);
-  return 0;
+  if (o.capability.empty()) return 0;
+  // A write takes it away. Not everybody may give it back, nor did at first.
+  const int e = disk_.set_xattr(clone_fd, "security.capability", o.capability);
+  return e == -EPERM || e == -EOPNOTSUPP || e == -ENOSYS || e == -EACCES ? 0 : e;
 }
 
 int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range,
@@ -261,15 +265,20 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
     if (a.session->active() && a.object->column != nullptr)
       limit = std::max(limit, a.session->track_size.offset_of(a.object->column->count));
 
-  // What becomes of an error: the policy counts for writes to the source only.
-  const bool refuse = cofw && options_.on_error == OnError::kFailWrite;
+  // What becomes of an error: the policy counts for writes to the source only. Who changes a clone
+  // gets it; nothing is lost by it.
+  const bool refuse = !cofw || options_.on_error == OnError::kFailWrite;
   const auto lost = [&](const Attachment& a, int e) {
+    if (!cofw) return;
     const Error error = Error::from_errno(
         e, "cannot save a track of " + path_of(*a.session, *a.object) + " before it is overwritten");
-    if (refuse)
+    if (!refuse) return fail(*a.session, error.message);
+    // Now and then: a program may try for ever.
+    auto& said = a.session->refusal_said;
+    if (const int64_t time = now().tv_sec; time - said >= kSayRefusalEvery) {
+      said = time;
       events_.add("write refused for " + a.session->name + ": " + error.message);
-    else
-      fail(*a.session, error.message);
+    }
   };
   Fd own;
   std::vector<char> buffer;

@@ -59,7 +59,7 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
 
 constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
                            Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
-                           Verb::kDelete, Verb::kExtents, Verb::kRate};
+                           Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume};
 
 bool is_verb(const std::string& word) {
   return std::any_of(std::begin(kVerbs), std::end(kVerbs),
@@ -107,6 +107,8 @@ const char* to_string(Verb verb) {
       return "extents";
     case Verb::kRate:
       return "rate";
+    case Verb::kResume:
+      return "resume";
   }
   return "?";
 }
@@ -260,6 +262,9 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
          },
          "bytes a second (10M), or unlimited")
       ->required();
+
+  sub = add(Verb::kResume, "Go on with copy programs that errors have paused");
+  names(sub, "sessions")->required();
 }
 
 std::vector<std::string> protect_words(std::vector<std::string> words) {

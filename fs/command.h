@@ -31,6 +31,7 @@ enum class Verb {
   kDelete,
   kExtents,
   kRate,
+  kResume,
 };
 
 const char* to_string(Verb verb);

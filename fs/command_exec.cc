@@ -36,6 +36,8 @@ Result<std::string> CommandExecutor::execute(Command command,
       return after(engine_.remove(command.names, command.force), command, command.names);
     case Verb::kRate:
       return after(engine_.set_rate(command.names.front(), command.rate), command, command.names);
+    case Verb::kResume:
+      return after(engine_.resume(command.names), command, command.names);
     case Verb::kStatus:
     case Verb::kList:
       return show_status(command);

@@ -35,7 +35,11 @@ double share_of(const Json& session) {
   return std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
 }
 
+bool is_paused(const Json& session) { return session["op_status"] == "paused"; }
+
+// Nothing more will happen by itself.
 bool is_done(const Json& session) {
+  if (is_paused(session)) return true;
   const std::string state = session["state"];
   if (state == "CopyInProgress") return session["nocopy"].get<bool>();
   return state != "Precopy" || session["op_status"] == "precopied";
@@ -92,7 +96,7 @@ int watch(const Client& client, const Command& command) {
     drawn = 0;
     for (const Json& session : sessions) {
       done = done && is_done(session);
-      failed = failed || session["state"] == "Failed";
+      failed = failed || session["state"] == "Failed" || is_paused(session);
       if (terminal) {
         std::printf("\033[2K%s\n", line_of(session, true).substr(0, terminal_width() - 1).c_str());
         drawn++;

@@ -127,6 +127,8 @@ const std::vector<Command>& commands() {
                                                     {ENOENT, EBUSY,  EBUSY,  EBUSY,  EBUSY,  0,      0,      EBUSY}, ""},
       {"remove_force", [](Engine& e, DirectVolume&) { return e.remove({"c"}, true); },
                                                     {ENOENT, 0,      0,      0,      0,      0,      0,      0}, ""},
+      {"resume", [](Engine& e, DirectVolume&) { return e.resume({"c"}); },
+                                                    {ENOENT, EINVAL, 0,      0,      0,      EINVAL, EINVAL, EINVAL}, nullptr},
       {"wait_precopied", [](Engine& e, DirectVolume&) { return e.wait("c", Engine::Goal::kPrecopied, milliseconds(0)); },
                                                     {ENOENT, EINVAL, ETIMEDOUT, 0, 0,        0,      0,      EIO}, nullptr},
       {"wait_copied", [](Engine& e, DirectVolume&) { return e.wait("c", Engine::Goal::kCopied, milliseconds(0)); },

@@ -90,6 +90,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.max_columns = options_.max_columns;
   options.copy_threads = options_.copy_threads;
   options.durability = options_.durability;
+  options.on_error = options_.on_error;
   options.boot = options_.boot;
   return options;
 }

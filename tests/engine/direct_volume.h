@@ -67,6 +67,7 @@ class DirectVolume {
     bool copy_threads = false;
     Disk* disk = nullptr;  // posix_disk()
     Durability durability = Durability::kPower;
+    OnError on_error = OnError::kFailClone;
     std::string boot;  // id of the boot; empty: the machine's
   };
   DirectVolume() : DirectVolume(Options{}) {}
