@@ -2,6 +2,8 @@
 
 #include <type_traits>
 
+#include "engine/row_rules.h"
+
 namespace clonefs::detail {
 
 // One prepared statement: bind in order, then step.
@@ -111,6 +113,12 @@ Result<std::unique_ptr<Catalog>> Catalog::open(const std::string& file) {
       return Error{EUCLEAN, "the catalog of the pool is damaged: " + found +
                                 "; the clones in the pool that are Copied are plain trees and "
                                 "can be read without clonefs"};
+  }
+  {
+    Statement s(*catalog, "SELECT count(*) FROM sqlite_schema WHERE type IN ('view', 'trigger')");
+    if (s.step() != SQLITE_ROW) return catalog->error("cannot read the catalog of the pool");
+    if (s.number(0) != 0)
+      return Error{EUCLEAN, "the catalog of the pool is damaged: it has views or triggers"};
   }
   auto format = catalog->meta("format");
   if (!format) return format.error();
@@ -370,13 +378,19 @@ Status Catalog::Batch::clear_marks() {
   return Statement(catalog_, "DELETE FROM source_marks").run("cannot write the catalog");
 }
 
+static Result<unsigned> checked_slot(int64_t slot) {
+  if (slot > 0 && slot <= kMaxSlot) return static_cast<unsigned>(slot);
+  return Error{ENOSPC, "the pool has no inode numbers for a further name of a clone (" +
+                           std::to_string(kMaxSlot) + " were given); use a name again"};
+}
+
 Result<unsigned> Catalog::Batch::slot(const std::string& name) {
   if (!begun_) return begun_.error();
   {
     Statement s(catalog_, "SELECT slot FROM slots WHERE name=?");
     s.text(name);
     const int rc = s.step();
-    if (rc == SQLITE_ROW) return static_cast<unsigned>(s.number(0));
+    if (rc == SQLITE_ROW) return checked_slot(s.number(0));
     if (rc != SQLITE_DONE) return catalog_.error("cannot read the catalog");
   }
   if (auto s = Statement(catalog_,
@@ -388,7 +402,7 @@ Result<unsigned> Catalog::Batch::slot(const std::string& name) {
   Statement s(catalog_, "SELECT slot FROM slots WHERE name=?");
   s.text(name);
   if (s.step() != SQLITE_ROW) return catalog_.error("cannot read the catalog");
-  return static_cast<unsigned>(s.number(0));
+  return checked_slot(s.number(0));
 }
 
 }  // namespace clonefs::detail

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "engine/core.h"
+#include "engine/row_rules.h"
 
 namespace clonefs {
 
@@ -61,35 +62,15 @@ Status Core::check_create(const CreateOptions& o, PathNode* filter) {
     return Error{EINVAL, "precopy and nocopy exclude each other; leave one out"};
   if (o.precopy && o.activate)
     return Error{EINVAL, "a copy is active at once; use create --precopy, then activate"};
-  uint64_t last = 0;
-  for (const auto& r : o.extents) {
-    if (r.length == 0) return Error{EINVAL, "an extent of 0 bytes selects nothing"};
-    if (r.offset > kMaxFileSize || r.length > kMaxFileSize - r.offset)
-      return Error{EINVAL, "an extent ends beyond the largest file there can be"};
-    last = std::max(last, r.end());
-  }
+  if (auto status = check_selection(o.extents); !status) return status;
   for (const auto& path : o.paths) {
-    if (path.empty()) return Error{EINVAL, "a path is empty; '.' is the whole volume"};
-    if (path[0] == '/')
-      return Error{EINVAL, path + " is not relative to the volume"};
-    if (path.find('\0') != std::string::npos) return Error{EINVAL, "a path has a zero byte in it"};
+    const auto names = names_along(path);
+    if (!names) return names.error();
     PathNode* node = filter;
     Fd at(disk_, disk_.open(source_dir_.get(), ".", O_PATH | O_DIRECTORY));
     struct stat st{};
     bool directory = true;
-    size_t begin = 0;
-    bool first = true;
-    while (begin < path.size()) {
-      size_t end = path.find('/', begin);
-      if (end == std::string::npos) end = path.size();
-      const std::string name = path.substr(begin, end - begin);
-      begin = end + 1;
-      if (name.empty() || name == ".") continue;
-      if (name == "..")
-        return Error{EINVAL, path + " has '..' in it; name the path without it"};
-      if (first && name == ".clonefs")
-        return Error{EINVAL, path + " belongs to clonefs itself and cannot be cloned"};
-      first = false;
+    for (const std::string& name : *names) {
       if (!directory)
         return Error{S_ISLNK(st.st_mode) ? ELOOP : ENOTDIR,
                      path + (S_ISLNK(st.st_mode)

@@ -35,9 +35,6 @@ namespace clonefs::detail {
 
 using SessionPtr = std::shared_ptr<Session>;
 
-// In the catalog only: the session and its clone are being taken away.
-inline constexpr int kRemovingState = 100;
-
 // What a Change holds and what it does at its end.
 struct ChangeState {
   Core* core = nullptr;
@@ -271,6 +268,7 @@ class Core {
 
   // recovery.cc
   Status open_pool();
+  Status make_private(int dir, const std::string& name);
   bool lies_in(int fd, const struct stat& top);
   bool opens_handles(int dir);
   std::string mount_of_pool();
@@ -285,6 +283,10 @@ class Core {
   Status load_objects(Session& s, const LastEnd& end);
   Status load_session(const SessionRow& row, const LastEnd& end);
   Status take_up(const SessionPtr& s, const LastEnd& end);
+  uint64_t tracks_there(const Session& s, const Object& o) const;
+  void keep_to_tree(Session& s, int tree);
+  // Inode numbers of all that lies in TREE. EACH: as stat has them, not the entries.
+  void list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers);
   Status replay_journal();
   Status checkpoint_all();
   void remove_volatile_track_file(uint64_t id);

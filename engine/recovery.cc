@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <fstream>
 #include <unordered_set>
 
 #include "engine/core.h"
+#include "engine/row_rules.h"
 
 namespace clonefs::detail {
 
@@ -54,6 +54,8 @@ Status Core::open_pool() {
                                       O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
     if (!hidden)
       return Error::from_errno(hidden.get(), "cannot open .clonefs in " + options_.source_name);
+    if (auto status = make_private(hidden.get(), options_.source_name + "/.clonefs"); !status)
+      return status;
     e = disk_.mkdir(hidden.get(), "pool", 0700);
     if (e < 0 && e != -EEXIST)
       return Error::from_errno(e, "cannot make the pool in " + options_.source_name + "/.clonefs");
@@ -68,6 +70,11 @@ Status Core::open_pool() {
                              "cannot open the pool " + (options_.pool.empty()
                                                             ? options_.source_name + "/.clonefs/pool"
                                                             : options_.pool));
+  if (auto status = make_private(pool_dir_.get(), options_.pool.empty()
+                                                      ? options_.source_name + "/.clonefs/pool"
+                                                      : options_.pool);
+      !status)
+    return status;
   struct stat pool{};
   if (const int e = disk_.stat(pool_dir_.get(), "", &pool); e < 0)
     return Error::from_errno(e, "cannot read the pool");
@@ -108,6 +115,24 @@ Status Core::open_pool() {
   }
   source_space_ = {&disk_, source_dir_.get(), opens_handles(source_dir_.get())};
   pool_space_ = {&disk_, pool_dir_.get(), opens_handles(pool_dir_.get())};
+  return {};
+}
+
+// What lies in the pool is believed and shows all that the volume has, whoever may read it there: it is
+// the daemon's user's, and nobody else's.
+Status Core::make_private(int dir, const std::string& name) {
+  struct stat st{};
+  if (const int e = disk_.stat(dir, "", &st); e < 0)
+    return Error::from_errno(e, "cannot read " + name);
+  if (st.st_uid != ::geteuid())
+    return Error{EPERM, name + " belongs to user " + std::to_string(st.st_uid) +
+                            ", who could write to files through clonefs that only user " +
+                            std::to_string(::geteuid()) +
+                            " may write to; mount as that user, remove it, or name another place "
+                            "with --pool"};
+  if ((st.st_mode & 077) == 0) return {};
+  if (const int e = disk_.chmod(dir, 0700); e < 0)
+    return Error::from_errno(e, "cannot keep others out of " + name);
   return {};
 }
 
@@ -179,6 +204,7 @@ Status Core::open() {
   // What no session owns: left by a daemon that was killed in CREATE or delete.
   std::unordered_set<std::string> names, ids;
   for (const auto& row : *rows) {
+    if (auto status = check_identity(row); !status) return status;
     next_id_ = std::max(next_id_, row.id + 1);
     if (row.state == kRemovingState) {
       if (auto status = remove_from_disk(row.id, row.name); !status) return status;
@@ -255,9 +281,13 @@ Status Core::load_session(const SessionRow& row, const LastEnd& end) {
   s->rate_limit = row.rate_limit;
   s->error = row.error;
   s->building = false;
-  if (!is_session_name(row.name) || sessions_.contains(row.name))
-    return Error{EUCLEAN, "the catalog of the pool is damaged: a session has the name '" + row.name +
-                              "'"};
+  bool slot_taken = false;
+  for (const auto& [name, other] : sessions_) {
+    if (name == row.name || other->id == row.id)
+      return Error{EUCLEAN, "the catalog of the pool is damaged: two sessions have the name " + name +
+                                " or its number"};
+    slot_taken |= other->slot == row.slot;
+  }
   sessions_[s->name] = s;
   const auto lost = [&](const std::string& why) {
     if (s->error.empty()) {
@@ -271,27 +301,13 @@ Status Core::load_session(const SessionRow& row, const LastEnd& end) {
     if (status) status = batch.commit();
     return status;
   };
-  if (row.state < 0 || row.state > static_cast<int>(SessionState::kFailed) ||
-      !TrackSize::valid(row.track_size))
-    return lost("its row in the catalog is damaged");
+  auto text = check_session(row);
+  if (!text) return lost(text.error().message);
+  if (slot_taken) return lost("its row in the catalog is damaged: another has its inode numbers");
   s->state.store(static_cast<SessionState>(row.state));
   s->track_size = TrackSize(row.track_size);
-  for (size_t at = 0; at < row.paths.size();) {
-    const size_t zero = row.paths.find('\0', at);
-    if (zero == std::string::npos) return lost("its paths in the catalog are damaged");
-    s->paths.push_back(row.paths.substr(at, zero - at));
-    at = zero + 1;
-  }
-  for (const char* p = row.selection.c_str(); *p != '\0';) {
-    ByteRange range;
-    const char* last = row.selection.c_str() + row.selection.size();
-    auto r = std::from_chars(p, last, range.offset);
-    if (r.ec != std::errc() || *r.ptr != ':') return lost("its extents in the catalog are damaged");
-    r = std::from_chars(r.ptr + 1, last, range.length);
-    if (r.ec != std::errc() || *r.ptr != ',') return lost("its extents in the catalog are damaged");
-    s->selection.push_back(range);
-    p = r.ptr + 1;
-  }
+  s->paths = std::move(text->paths);
+  s->selection = std::move(text->selection);
   auto status = load_objects(*s, end);
   if (s->state.load() == SessionState::kFailed) return {};
   if (!status) return lost(status.error().message);
@@ -334,19 +350,18 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   if (from_durable) s.track_file.clear();
   uint64_t region_end = 0;
   std::vector<TrackBits> bits;
+  std::vector<std::pair<uint64_t, uint64_t>> regions;
   std::vector<uint32_t> parents;  // of each object
+  std::unordered_map<uint32_t, Object*> by_id;
   auto status = catalog_->objects(s.id, [&](ObjectRow r) -> Status {
-    // Ids are places in the list; those of dropped objects stay empty.
-    if (r.id < s.objects.size() || r.id > s.objects.size() + 100'000'000u)
-      return Error{EUCLEAN, "its members in the catalog are damaged"};
-    while (s.objects.size() < r.id) {
-      Object& empty = s.objects.emplace_back();
-      empty.id = static_cast<uint32_t>(s.objects.size() - 1);
-      empty.gone = true;
-      parents.push_back(0);
-    }
+    if (auto ok = check_object(r); !ok) return ok;
+    if (r.id < s.next_object_id || s.by_pool_ino.contains(r.pool_ino) ||
+        s.by_source.contains(r.source_id))
+      return Error{EUCLEAN, "its members in the catalog are damaged: one is there twice"};
     Object& o = s.objects.emplace_back();
     o.id = r.id;
+    s.next_object_id = o.id + 1;
+    by_id[o.id] = &o;
     parents.push_back(r.parent);
     o.type = r.type & S_IFMT;
     o.changed = r.changed;
@@ -368,16 +383,21 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     if (failed && r.column_base + static_cast<int64_t>(r.column_count) >
                       static_cast<int64_t>(s.track_file.end()))
       return {};
-    if (!o.is_regular() || r.column_count > r.column_capacity ||
-        r.column_capacity > (uint64_t{1} << 31))
-      return Error{EUCLEAN, "a member's track table in the catalog is damaged"};
-    o.column = std::make_unique<Column>();
-    o.column->base = static_cast<uint64_t>(r.column_base);
-    o.column->count = r.column_count;
-    o.column->capacity = r.column_capacity;
+    if (r.column_capacity > 0)
+      regions.emplace_back(static_cast<uint64_t>(r.column_base), r.column_capacity);
+    auto column = std::make_unique<Column>();
+    column->base = static_cast<uint64_t>(r.column_base);
+    column->count = r.column_count;
+    column->capacity = r.column_capacity;
+    const TrackFile& table = from_durable ? s.durable_file : s.track_file;
+    // Before memory is asked for: what can be read is no longer than the file.
+    const bool readable = r.column_count == 0 || column->base + r.column_count <= table.end();
+    int e = readable ? 0 : -ENODATA;
+    if (e < 0 && (!before || !stale))
+      return Error{EUCLEAN, "its track table is too short"};
+    if (e < 0) column->count = r.column_count = std::min(r.column_count, tracks_there(s, o));
     bits.resize(r.column_count);
-    int e = (from_durable ? s.durable_file : s.track_file)
-                .read(o.column->base, bits.data(), bits.size());
+    if (e == 0) e = table.read(column->base, bits.data(), bits.size());
     if (before && stale && (!from_durable || e == -ENODATA)) {
       // No checkpoint has seen it: all of it again.
       for (uint64_t t = 0; t < bits.size(); ++t) bits[t] = s.selected(t) ? kRecopy : kOutside;
@@ -385,21 +405,19 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     }
     if (e == -ENODATA) return Error{EUCLEAN, "its track table is too short"};
     if (e < 0) return Error::from_errno(e, "cannot read its track table");
-    if (stale && before) {
-      note_table(s, o);
-    } else if (stale) {
-      e = s.track_file.write(o.column->base, bits.data(), bits.size());
+    if (stale && !before) {
+      e = s.track_file.write(column->base, bits.data(), bits.size());
       if (e < 0) return Error::from_errno(e, "cannot write its track table");
     }
-    region_end = std::max(region_end, o.column->base + o.column->capacity);
-    o.column->bits = std::make_unique<std::atomic<TrackBits>[]>(r.column_count);
+    region_end = std::max(region_end, column->base + column->capacity);
+    column->bits = std::make_unique<std::atomic<TrackBits>[]>(r.column_count);
     auto& c = s.counters;
     const uint64_t track = s.track_size.bytes();
     for (uint64_t t = 0; t < r.column_count; ++t) {
       if (failed && !is_possible(bits[t])) bits[t] = kOutside;
       if (!is_possible(bits[t]))
         return Error{EUCLEAN, "its track table is damaged: impossible bits"};
-      o.column->bits[t].store(bits[t], std::memory_order_relaxed);
+      column->bits[t].store(bits[t], std::memory_order_relaxed);
       if (is_pending(bits[t])) {
         o.pending.fetch_add(1);
         c.tracks_pending.fetch_add(1);
@@ -412,15 +430,67 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
         if (!is_pending(bits[t])) c.bytes_copied.fetch_add(track);
       }
     }
+    o.column = std::move(column);
+    if (stale && before) note_table(s, o);
     return {};
   });
   if (!status) return status;
   s.track_file.raise_end(region_end);
-  for (size_t i = 0; i < s.objects.size(); ++i)
-    if (parents[i] != i && parents[i] < s.objects.size()) s.objects[i].parent = &s.objects[parents[i]];
-  if (s.objects.empty() || s.objects.front().gone || !s.objects.front().is_directory())
+  if (auto ok = check_regions(std::move(regions)); !ok) return ok;
+  for (size_t i = 0; i < s.objects.size(); ++i) {
+    const auto parent = by_id.find(parents[i]);
+    if (parent != by_id.end() && parent->second != &s.objects[i]) s.objects[i].parent = parent->second;
+  }
+  if (s.objects.empty() || s.objects.front().id != 0 || !s.objects.front().is_directory())
     return Error{EUCLEAN, "its members in the catalog are damaged: there is no root"};
   return {};
+}
+
+// How many tracks a member can have by what is on either side.
+uint64_t Core::tracks_there(const Session& s, const Object& o) const {
+  uint64_t tracks = 0;
+  struct stat st{};
+  for (const Fd& fd : {open_source(o, O_PATH), open_clone(o, O_PATH)})
+    if (fd && disk_.stat(fd.get(), "", &st) == 0 && S_ISREG(st.st_mode))
+      tracks = std::max(tracks, s.track_size.tracks_in(static_cast<uint64_t>(st.st_size)));
+  return tracks;
+}
+
+// Files that the session writes to lie in its tree, whatever the catalog says.
+void Core::keep_to_tree(Session& s, int tree) {
+  if (!pool_space_.by_handle) return;  // those that are pinned were found there
+  std::unordered_set<uint64_t> there;
+  list_numbers(tree, false, there);
+  bool looked_twice = false;
+  for (auto& o : s.objects) {
+    if (there.contains(o.pool_ino)) continue;
+    // Where entries have other numbers than files: once more by looking at each.
+    if (!std::exchange(looked_twice, true)) list_numbers(tree, true, there);
+    if (!there.contains(o.pool_ino)) o.clone = FileRef();  // removed by the clone's user, at best
+  }
+}
+
+void Core::list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers) {
+  std::vector<Fd> dirs;
+  dirs.emplace_back(disk_, disk_.open(tree, ".", O_RDONLY | O_DIRECTORY));
+  while (!dirs.empty()) {
+    const Fd dir = std::move(dirs.back());
+    dirs.pop_back();
+    struct stat st{};
+    if (!dir || disk_.stat(dir.get(), "", &st) < 0 || st.st_dev != pool_device_) continue;
+    numbers.insert(st.st_ino);
+    std::vector<std::string> names;
+    disk_.list(dir.get(), [&](const Disk::Entry& e) {
+      numbers.insert(e.ino);
+      if (each || e.type == DT_DIR || e.type == DT_UNKNOWN) names.push_back(e.name);
+      return true;
+    });
+    for (const auto& name : names) {
+      if (each && disk_.stat(dir.get(), name.c_str(), &st) == 0) numbers.insert(st.st_ino);
+      Fd inner(disk_, disk_.open(dir.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+      if (inner) dirs.push_back(std::move(inner));
+    }
+  }
 }
 
 Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
@@ -439,6 +509,8 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
 
   const auto state = s->state.load();
   if (!pool_space_.by_handle || !source_space_.by_handle) find_pins(*s, tree.get());
+  if (state != SessionState::kCopied && state != SessionState::kTerminated)
+    keep_to_tree(*s, tree.get());
   if (state == SessionState::kCopied || state == SessionState::kTerminated) {
     // The move to its place may not have been durable when the state was.
     const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
@@ -482,14 +554,10 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   // Created, Precopy: the source may have changed in any way. All is looked at again; bits are
   // trusted where the source is what it was when they were written down.
   for (const auto& path : s->paths) {
+    const auto names = names_along(path);
+    if (!names) return names.error();
     PathNode* node = &s->root_filter;
-    for (size_t at = 0; at < path.size();) {
-      size_t slash = path.find('/', at);
-      if (slash == std::string::npos) slash = path.size();
-      const std::string name = path.substr(at, slash - at);
-      at = slash + 1;
-      if (!name.empty() && name != ".") node = &node->children[name];
-    }
+    for (const auto& name : *names) node = &node->children[name];
     node->whole = true;
   }
   std::unordered_map<uint32_t, SourceMark> checked;
@@ -529,15 +597,25 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
 
 // Tracks that were saved before they were overwritten and are not on the clone side for certain.
 Status Core::replay_journal() {
-  std::unordered_map<uint64_t, SessionPtr> by_id;
-  for (const auto& [name, s] : sessions_)
-    if (s->active()) by_id[s->id] = s;
+  struct Members {
+    SessionPtr session;
+    std::unordered_map<uint32_t, Object*> by_id;
+  };
+  std::unordered_map<uint64_t, Members> by_id;
+  for (const auto& [name, s] : sessions_) {
+    if (!s->active()) continue;
+    Members& members = by_id[s->id];
+    members.session = s;
+    for (auto& o : s->objects) members.by_id[o.id] = &o;
+  }
   uint64_t tracks = 0;
   auto status = journal_->replay([&](const JournalRecord& r) -> Status {
     const auto it = by_id.find(r.session);
-    if (it == by_id.end() || r.object >= it->second->objects.size()) return {};
-    Session& s = *it->second;
-    Object& o = s.objects[r.object];
+    if (it == by_id.end() || r.range.offset > kMaxFileSize) return {};
+    Session& s = *it->second.session;
+    const auto member = it->second.by_id.find(r.object);
+    if (member == it->second.by_id.end()) return {};
+    Object& o = *member->second;
     if (o.gone || o.column == nullptr || !s.active()) return {};
     Fd clone;
     const Extent extent = s.track_size.touched(r.range);

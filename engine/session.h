@@ -128,7 +128,8 @@ struct Session {
 
   TrackFile track_file;
   TrackFile durable_file;  // the same as of the last checkpoint; with durability power only
-  std::deque<Object> objects;  // [0] is the root; pointers stay good for the session's life
+  uint32_t next_object_id = 0;
+  std::deque<Object> objects;  // by id; [0] is the root; pointers stay good for the session's life
   Counters counters;
 
   std::mutex work_mutex;

@@ -14,13 +14,13 @@
 #include <deque>
 
 #include "engine/core.h"
+#include "engine/row_rules.h"
 
 namespace clonefs::detail {
 
 namespace {
 
 constexpr const char* kHidden = ".clonefs";
-constexpr uint64_t kMaxTracks = uint64_t{1} << 31;  // of one member: 2 GiB of bits
 
 Error cannot(const std::string& what, const std::string& path, int e) {
   return Error::from_errno(e, "cannot " + what + " " + path);
@@ -76,6 +76,7 @@ Status Core::make_root(const SessionPtr& s) {
   if (const int e = disk_.stat(source_dir_.get(), "", &st); e < 0)
     return cannot("read", options_.source_name, e);
   Object& root = s->objects.emplace_back();
+  root.id = s->next_object_id++;
   root.type = S_IFDIR;
   root.source_id = st.st_ino;
   root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
@@ -386,8 +387,10 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
   if (!made) return cannot("open in the pool", name, made.get());
   if (e = disk_.stat(made.get(), "", &there); e < 0) return cannot("read in the pool", name, e);
 
+  if (s->next_object_id == UINT32_MAX)
+    return Error{EOVERFLOW, "the session has seen more files than it can number; create it again"};
   Object& o = s->objects.emplace_back();
-  o.id = static_cast<uint32_t>(s->objects.size() - 1);
+  o.id = s->next_object_id++;
   o.type = type;
   o.source_id = st.st_ino;
   o.pool_ino = there.st_ino;

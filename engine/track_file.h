@@ -19,6 +19,9 @@ namespace clonefs::detail {
 
 class TrackFile {
  public:
+  static constexpr uint64_t kMagicSize = 15;
+  static constexpr uint64_t kHeaderSize = 16;  // magic, one byte: '.' or 'F'
+
   // Opens or creates NAME in DIR.
   static Result<TrackFile> open(Disk& disk, int dir, const std::string& name);
 
@@ -62,9 +65,6 @@ class TrackFile {
   void raise_end(uint64_t end) { end_ = std::max(end_.load(), end); }
 
  private:
-  static constexpr uint64_t kMagicSize = 15;
-  static constexpr uint64_t kHeaderSize = 16;  // magic, one byte: '.' or 'F'
-
   Disk* disk_ = nullptr;
   Fd fd_;
   bool failed_ = false;

@@ -164,12 +164,15 @@ Fd Core::open_source(const Object& o, int flags) const {
 
 Fd Core::open_clone(const Object& o, int flags) const {
   Fd fd = o.clone.open(pool_space_, flags);
+  struct stat st{};
+  // A handle may come from the catalog: the number was found in the session's tree.
+  if (fd && (disk_.stat(fd.get(), "", &st) < 0 || st.st_ino != o.pool_ino))
+    return Fd(disk_, -ESTALE);
   if (fd || fd.get() != -EACCES || (flags & O_PATH) != 0) return fd;
   // Without privilege the clone's own mode may keep the daemon out of its own file: give the owner
   // access for the moment of opening.
   const Fd path = o.clone.open(pool_space_, O_PATH);
-  struct stat st{};
-  if (!path || disk_.stat(path.get(), "", &st) < 0) return fd;
+  if (!path || disk_.stat(path.get(), "", &st) < 0 || st.st_ino != o.pool_ino) return fd;
   const mode_t access = S_ISDIR(st.st_mode) ? 0700 : 0600;
   if (disk_.chmod(path.get(), (st.st_mode & 07777) | access) < 0) return fd;
   fd = o.clone.open(pool_space_, flags);

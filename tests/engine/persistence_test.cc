@@ -414,6 +414,37 @@ TEST(Pool, is_private) {
   EXPECT_EQ(v.engine().pool_path().find(v.directory()), 0u) << v.engine().pool_path();
 }
 
+TEST(Pool, is_made_private_again) {
+  DirectVolume v;
+  const std::string pool = v.engine().pool_path();
+  ASSERT_TRUE(v.close());
+  ASSERT_EQ(chmod(pool.c_str(), 0777), 0);
+  ASSERT_EQ(chmod((v.directory() + "/.clonefs").c_str(), 0755), 0);
+  ASSERT_TRUE(v.open());
+  for (const std::string& path : {pool, v.directory() + "/.clonefs"}) {
+    struct stat st {};
+    ASSERT_EQ(stat(path.c_str(), &st), 0);
+    EXPECT_EQ(st.st_mode & 07777, 0700u) << path;
+  }
+}
+
+// Its owner could have written a catalog by which another's daemon writes to any file.
+TEST(Pool, of_another_user_is_refused) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can give a directory away";
+  DirectVolume v;
+  const std::string pool = v.engine().pool_path();
+  ASSERT_TRUE(v.close());
+  for (const std::string& path : {pool, v.directory() + "/.clonefs"}) {
+    ASSERT_EQ(chown(path.c_str(), 65534, 65534), 0);
+    const Status status = v.open();
+    ASSERT_FALSE(status) << path;
+    EXPECT_EQ(status.error().code, EPERM) << status.error().message;
+    EXPECT_NE(status.error().message.find("65534"), std::string::npos) << status.error().message;
+    ASSERT_EQ(chown(path.c_str(), 0, 0), 0);
+  }
+  ASSERT_TRUE(v.open());
+}
+
 TEST(Pool, cannot_be_anything) {
   DirectVolume v;
   make_tree(v);
