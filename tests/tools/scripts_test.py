@@ -56,20 +56,20 @@ class CiCount(unittest.TestCase):
         return done.returncode, done.stdout.strip().splitlines()[-1]
 
     def test_all_pass(self):
-        # 3 runs of 5 tests, and the setup.
+        # 4 runs of 5 tests, and the setup.
         self.assertEqual(self.ci('echo "100% tests passed, 0 tests failed out of 5"'),
-                         (0, "16 passed, 0 failed"))
+                         (0, "21 passed, 0 failed"))
 
     def test_failed_tests_are_counted(self):
         self.assertEqual(self.ci('echo "60% tests passed, 2 tests failed out of 5"; echo more; exit 8'),
-                         (1, "10 passed, 6 failed"))
+                         (1, "13 passed, 8 failed"))
 
     def test_a_build_that_fails_is_a_failure(self):
-        self.assertEqual(self.ci("echo error; exit 1"), (1, "1 passed, 3 failed"))
+        self.assertEqual(self.ci("echo error; exit 1"), (1, "1 passed, 4 failed"))
 
     def test_a_failure_that_no_test_accounts_for(self):
         self.assertEqual(self.ci('echo "100% tests passed, 0 tests failed out of 5"; exit 124'),
-                         (1, "16 passed, 3 failed"))
+                         (1, "21 passed, 4 failed"))
 
 
 if __name__ == "__main__":
