@@ -378,6 +378,12 @@ Status Catalog::Batch::clear_marks() {
   return Statement(catalog_, "DELETE FROM source_marks").run("cannot write the catalog");
 }
 
+Status Catalog::Batch::drop_orphans() {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "DELETE FROM objects WHERE session NOT IN (SELECT id FROM sessions)")
+      .run("cannot write the catalog");
+}
+
 static Result<unsigned> checked_slot(int64_t slot) {
   if (slot > 0 && slot <= kMaxSlot) return static_cast<unsigned>(slot);
   return Error{ENOSPC, "the pool has no inode numbers for a further name of a clone (" +

@@ -284,15 +284,15 @@ class Core {
   Status load_session(const SessionRow& row, const LastEnd& end);
   Status take_up(const SessionPtr& s, const LastEnd& end);
   uint64_t tracks_there(const Session& s, const Object& o) const;
-  void keep_to_tree(Session& s, int tree);
+  Status keep_to_tree(Session& s, int tree);
   // Inode numbers of all that lies in TREE. EACH: as stat has them, not the entries.
-  void list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers);
+  int list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers);
   Status replay_journal();
   Status checkpoint_all();
   void remove_volatile_track_file(uint64_t id);
-  void find_pins(Session& s, int tree);
-  void pin_tree(int dir, dev_t device, const std::function<void(int, uint64_t)>& fn);
-  void set_filters(Session& s, int dir, const PathNode& node);
+  Status find_pins(Session& s, int tree);
+  int pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)>& fn);
+  Status set_filters(Session& s, int dir, const PathNode& node);
 
   void housekeeping();
 

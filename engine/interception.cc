@@ -64,9 +64,11 @@ Change Core::change_size(SourceId id, int fd, uint64_t size) {
   if (id != 0) {
     struct stat st{};
     Attachments attachments;
+    // When nobody can tell, all that there may be is cut off.
     if (fd >= 0) {
-      if (disk_.stat(fd, "", &st) == 0) old = static_cast<uint64_t>(st.st_size);
+      old = disk_.stat(fd, "", &st) == 0 ? static_cast<uint64_t>(st.st_size) : kMaxFileSize;
     } else if (const auto source = sources_.find(id, &attachments); source != nullptr) {
+      old = kMaxFileSize;
       for (const auto& a : *attachments) {
         const Fd path = open_source(*a.object, O_PATH);
         if (path && disk_.stat(path.get(), "", &st) == 0) {
@@ -131,7 +133,10 @@ int Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
       disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
       e = disk_.link(fd, limbo_dir_.get(), name.c_str());
     }
-    if (e == 0 && power()) e = disk_.sync(limbo_dir_.get());
+    if (e == 0 && power()) {
+      e = disk_.sync(limbo_dir_.get());
+      if (e < 0) disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
+    }
     if (e == 0) {
       source->in_limbo = true;
       Attachments still;

@@ -211,6 +211,7 @@ Status Core::open() {
       continue;
     }
     names.insert(row.name);
+    if (row.state == static_cast<int>(SessionState::kTerminated)) continue;
     ids.insert(std::to_string(row.id));
     ids.insert(std::to_string(row.id) + ".durable");
   }
@@ -244,6 +245,7 @@ Status Core::open() {
     if (status) status = batch.put_meta("mount", this_mount);
     if (status) status = batch.put_meta("durability", to_string(options_.durability));
     if (status) status = batch.clear_marks();
+    if (status) status = batch.drop_orphans();
     if (status) status = batch.commit();
     if (!status) return status;
   }
@@ -457,40 +459,52 @@ uint64_t Core::tracks_there(const Session& s, const Object& o) const {
 }
 
 // Files that the session writes to lie in its tree, whatever the catalog says.
-void Core::keep_to_tree(Session& s, int tree) {
-  if (!pool_space_.by_handle) return;  // those that are pinned were found there
+Status Core::keep_to_tree(Session& s, int tree) {
+  if (!pool_space_.by_handle) return {};  // those that are pinned were found there
   std::unordered_set<uint64_t> there;
-  list_numbers(tree, false, there);
+  int e = list_numbers(tree, false, there);
   bool looked_twice = false;
   for (auto& o : s.objects) {
     if (there.contains(o.pool_ino)) continue;
     // Where entries have other numbers than files: once more by looking at each.
-    if (!std::exchange(looked_twice, true)) list_numbers(tree, true, there);
+    if (e == 0 && !std::exchange(looked_twice, true)) e = list_numbers(tree, true, there);
+    if (e < 0) return Error::from_errno(e, "cannot read its tree in the pool");
     if (!there.contains(o.pool_ino)) o.clone = FileRef();  // removed by the clone's user, at best
   }
+  return {};
 }
 
-void Core::list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers) {
+int Core::list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers) {
   std::vector<Fd> dirs;
   dirs.emplace_back(disk_, disk_.open(tree, ".", O_RDONLY | O_DIRECTORY));
   while (!dirs.empty()) {
     const Fd dir = std::move(dirs.back());
     dirs.pop_back();
     struct stat st{};
-    if (!dir || disk_.stat(dir.get(), "", &st) < 0 || st.st_dev != pool_device_) continue;
+    int e = dir ? disk_.stat(dir.get(), "", &st) : dir.get();
+    if (e < 0) return e;
+    if (st.st_dev != pool_device_) continue;
     numbers.insert(st.st_ino);
     std::vector<std::string> names;
-    disk_.list(dir.get(), [&](const Disk::Entry& e) {
-      numbers.insert(e.ino);
-      if (each || e.type == DT_DIR || e.type == DT_UNKNOWN) names.push_back(e.name);
+    e = disk_.list(dir.get(), [&](const Disk::Entry& entry) {
+      numbers.insert(entry.ino);
+      if (each || entry.type == DT_DIR || entry.type == DT_UNKNOWN) names.push_back(entry.name);
       return true;
     });
+    if (e < 0) return e;
     for (const auto& name : names) {
-      if (each && disk_.stat(dir.get(), name.c_str(), &st) == 0) numbers.insert(st.st_ino);
+      if (each) {
+        if (e = disk_.stat(dir.get(), name.c_str(), &st); e < 0) return e;
+        numbers.insert(st.st_ino);
+      }
       Fd inner(disk_, disk_.open(dir.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-      if (inner) dirs.push_back(std::move(inner));
+      if (inner)
+        dirs.push_back(std::move(inner));
+      else if (inner.get() != -ENOTDIR && inner.get() != -ELOOP)
+        return inner.get();
     }
   }
+  return 0;
 }
 
 Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
@@ -508,9 +522,12 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     return Error{ESTALE, "its tree in the pool is another than the one that was made"};
 
   const auto state = s->state.load();
-  if (!pool_space_.by_handle || !source_space_.by_handle) find_pins(*s, tree.get());
-  if (state != SessionState::kCopied && state != SessionState::kTerminated)
-    keep_to_tree(*s, tree.get());
+  if (!pool_space_.by_handle || !source_space_.by_handle) {
+    if (auto status = find_pins(*s, tree.get()); !status) return status;
+  }
+  if (state != SessionState::kCopied && state != SessionState::kTerminated) {
+    if (auto status = keep_to_tree(*s, tree.get()); !status) return status;
+  }
   if (state == SessionState::kCopied || state == SessionState::kTerminated) {
     // The move to its place may not have been durable when the state was.
     const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
@@ -568,7 +585,9 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   }
   Object& root = s->objects.front();
   root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
-  if (root.filter != nullptr) set_filters(*s, tree.get(), s->root_filter);
+  if (root.filter != nullptr) {
+    if (auto status = set_filters(*s, tree.get(), s->root_filter); !status) return status;
+  }
   for (auto& o : s->objects) {
     if (o.gone) continue;
     sources_.attach(o.source_id, s, &o);
@@ -664,51 +683,62 @@ Status Core::checkpoint_all() {
 }
 
 // Which directories above the selected paths are there in the skeleton, and with which names.
-void Core::set_filters(Session& s, int dir, const PathNode& node) {
+Status Core::set_filters(Session& s, int dir, const PathNode& node) {
   for (const auto& [name, child] : node.children) {
     if (child.whole) continue;
     const Fd fd(disk_, disk_.open(dir, name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW));
+    if (fd.get() == -ENOENT) continue;
     struct stat st{};
-    if (!fd || disk_.stat(fd.get(), "", &st) < 0) continue;
+    const int e = fd ? disk_.stat(fd.get(), "", &st) : fd.get();
+    if (e < 0) return Error::from_errno(e, "cannot read " + name + " in the pool");
     const auto it = s.by_pool_ino.find(st.st_ino);
     if (it == s.by_pool_ino.end()) continue;
     it->second->filter = &child;
-    set_filters(s, fd.get(), child);
+    if (auto status = set_filters(s, fd.get(), child); !status) return status;
   }
+  return {};
 }
 
 // Without file handles, objects are found by their numbers in the trees.
-void Core::find_pins(Session& s, int tree) {
+Status Core::find_pins(Session& s, int tree) {
+  int e = 0;
   if (!pool_space_.by_handle)
-    pin_tree(tree, pool_device_, [&](int fd, uint64_t ino) {
-      if (const auto it = s.by_pool_ino.find(ino); it != s.by_pool_ino.end())
-        it->second->clone.pin(pool_space_, fd);
+    e = pin_tree(tree, pool_device_, [&](int fd, uint64_t ino) {
+      const auto it = s.by_pool_ino.find(ino);
+      return it == s.by_pool_ino.end() ? 0 : it->second->clone.pin(pool_space_, fd);
     });
-  if (!source_space_.by_handle)
-    pin_tree(source_dir_.get(), device_, [&](int fd, uint64_t ino) {
-      if (const auto it = s.by_source.find(ino); it != s.by_source.end())
-        it->second->source.pin(source_space_, fd);
+  if (e == 0 && !source_space_.by_handle)
+    e = pin_tree(source_dir_.get(), device_, [&](int fd, uint64_t ino) {
+      const auto it = s.by_source.find(ino);
+      return it == s.by_source.end() ? 0 : it->second->source.pin(source_space_, fd);
     });
+  if (e < 0) return Error::from_errno(e, "cannot find its members");
+  return {};
 }
 
-void Core::pin_tree(int dir, dev_t device, const std::function<void(int, uint64_t)>& fn) {
+// Calls FN, which returns 0 or -errno, for each object of the tree that can be reached.
+int Core::pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)>& fn) {
+  const auto passed_over = [](int e) { return e == -ENOENT || e == -ESTALE || e == -EACCES; };
   struct stat st{};
-  if (disk_.stat(dir, "", &st) < 0 || st.st_dev != device) return;
-  fn(dir, st.st_ino);
+  if (const int e = disk_.stat(dir, "", &st); e < 0) return passed_over(e) ? 0 : e;
+  if (st.st_dev != device) return 0;
+  if (const int e = fn(dir, st.st_ino); e < 0) return e;
   std::vector<std::string> names;
-  disk_.list(dir, [&](const Disk::Entry& e) {
-    names.push_back(e.name);
+  int e = disk_.list(dir, [&](const Disk::Entry& entry) {
+    names.push_back(entry.name);
     return true;
   });
+  if (e < 0 && !passed_over(e)) return e;
   for (const auto& name : names) {
     const Fd fd(disk_, disk_.open(dir, name.c_str(), O_PATH | O_NOFOLLOW));
-    if (!fd || disk_.stat(fd.get(), "", &st) < 0 || st.st_dev != device) continue;
+    e = fd ? disk_.stat(fd.get(), "", &st) : fd.get();
+    if (e < 0 && !passed_over(e)) return e;
+    if (e < 0 || st.st_dev != device) continue;
     if (st.st_ino == pool_ino_ && st.st_dev == pool_device_) continue;
-    if (S_ISDIR(st.st_mode))
-      pin_tree(fd.get(), device, fn);
-    else
-      fn(fd.get(), st.st_ino);
+    e = S_ISDIR(st.st_mode) ? pin_tree(fd.get(), device, fn) : fn(fd.get(), st.st_ino);
+    if (e < 0) return e;
   }
+  return 0;
 }
 
 Status Core::close() {
@@ -731,12 +761,9 @@ Status Core::close() {
     const std::lock_guard work(s->work_mutex);
     if (!s->before_activation()) continue;
     waiting.push_back(s);
-    // So that what is recorded is what the source is.
+    // So that what is recorded is what the source is. Where it is not, the next start finds that.
     for (bool quiet = false; !quiet;) {
-      if (auto status = sync_skeleton(s, &quiet); !status) {
-        fail(*s, status.error().message);
-        break;
-      }
+      if (auto status = sync_skeleton(s, &quiet); !status) break;
     }
   }
   for (auto& s : waiting)

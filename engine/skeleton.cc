@@ -70,8 +70,13 @@ void Core::mark_all(const SessionPtr& s) {
 }
 
 Status Core::make_root(const SessionPtr& s) {
-  if (const int e = disk_.mkdir(incomplete_dir_.get(), s->name.c_str(), 0700); e < 0)
-    return cannot("make the clone's directory in the pool for", s->name, e);
+  int result = disk_.mkdir(incomplete_dir_.get(), s->name.c_str(), 0700);
+  if (result == -EEXIST) {
+    // Nobody's: left by a CREATE that could not be taken back.
+    if (auto status = remove_tree(incomplete_dir_.get(), s->name); !status) return status;
+    result = disk_.mkdir(incomplete_dir_.get(), s->name.c_str(), 0700);
+  }
+  if (result < 0) return cannot("make the clone's directory in the pool for", s->name, result);
   struct stat st{};
   if (const int e = disk_.stat(source_dir_.get(), "", &st); e < 0)
     return cannot("read", options_.source_name, e);
@@ -175,6 +180,11 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
     return cannot("read the directory", path_of(*s, dir), source.get());
   }
   const Fd clone = open_clone_directory(pass, dir);
+  if (clone.get() == -ESTALE) {
+    // It was on the stage when the daemon was killed. Its name is missing now.
+    drop_object(*s, dir);
+    return {};
+  }
   if (!clone) return cannot("open in the pool", path_of(*s, dir), clone.get());
 
   std::set<std::string, std::less<>> names = dirty.names;
