@@ -77,7 +77,7 @@ CREATE TABLE objects(session INTEGER, id INTEGER, type INTEGER, changed INTEGER,
   source_id INTEGER, source_handle BLOB, pool_ino INTEGER, pool_handle BLOB, size INTEGER,
   atime_s INTEGER, atime_ns INTEGER, mtime_s INTEGER, mtime_ns INTEGER, ctime_s INTEGER,
   ctime_ns INTEGER, column_base INTEGER, column_count INTEGER, column_capacity INTEGER,
-  capability BLOB, parent INTEGER, PRIMARY KEY(session, id)) WITHOUT ROWID;
+  capability BLOB, parent INTEGER, altered INTEGER, PRIMARY KEY(session, id)) WITHOUT ROWID;
 CREATE TABLE source_marks(session INTEGER, object INTEGER, ctime_s INTEGER, ctime_ns INTEGER,
   size INTEGER, column_base INTEGER, PRIMARY KEY(session, object)) WITHOUT ROWID;
 )";
@@ -208,7 +208,7 @@ Status Catalog::objects(uint64_t session, const std::function<Status(ObjectRow)>
   Statement s(*this,
               "SELECT id, type, changed, finished, source_id, source_handle, pool_ino,"
               " pool_handle, size, atime_s, atime_ns, mtime_s, mtime_ns, ctime_s, ctime_ns,"
-              " column_base, column_count, column_capacity, capability, parent"
+              " column_base, column_count, column_capacity, capability, parent, altered"
               " FROM objects WHERE session=? ORDER BY id");
   s.bind(session);
   int rc;
@@ -232,6 +232,7 @@ Status Catalog::objects(uint64_t session, const std::function<Status(ObjectRow)>
     r.column_capacity = static_cast<uint64_t>(s.number(17));
     r.capability = s.bytes(18);
     r.parent = static_cast<uint32_t>(s.number(19));
+    r.altered = s.number(20) != 0;
     if (auto status = fn(std::move(r)); !status) return status;
   }
   if (rc != SQLITE_DONE) return error("cannot read the members in the catalog");
@@ -320,7 +321,7 @@ Status Catalog::Batch::put_object(const ObjectRow& r) {
   if (!begun_) return begun_;
   if (put_object_ == nullptr)
     put_object_ = std::make_unique<Statement>(
-        catalog_, "INSERT OR REPLACE INTO objects VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+        catalog_, "INSERT OR REPLACE INTO objects VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
   return put_object_->again()
       .bind(r.session)
       .bind(r.id)
@@ -340,6 +341,15 @@ Status Catalog::Batch::put_object(const ObjectRow& r) {
       .bind(r.column_capacity)
       .bind(r.capability)
       .bind(r.parent)
+      .bind(r.altered)
+      .run("cannot write a member to the catalog");
+}
+
+Status Catalog::Batch::set_altered(uint64_t session, uint32_t object) {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "UPDATE objects SET altered=1 WHERE session=? AND id=?")
+      .bind(session)
+      .bind(object)
       .run("cannot write a member to the catalog");
 }
 

@@ -52,6 +52,7 @@ struct ObjectRow {
   uint64_t column_count = 0;
   uint64_t column_capacity = 0;
   std::string capability;
+  bool altered = false;
 };
 
 // What a source file with pending tracks looked like at a clean end.
@@ -86,6 +87,7 @@ class Catalog {
     Status set_state(uint64_t session, int state, const std::string& error);
     Status set_rate(uint64_t session, uint64_t bytes_per_s);
     Status put_object(const ObjectRow& row);
+    Status set_altered(uint64_t session, uint32_t object);
     Status drop_object(uint64_t session, uint32_t object);
     Status drop_session(uint64_t session);  // with its objects and marks
     Status put_mark(uint64_t session, const SourceMark& mark);

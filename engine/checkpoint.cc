@@ -1,4 +1,4 @@
-// Checkpoints: what is on the clone side becomes durable, then the bits that say so, then the
+// Checkpoints: what is on the clone side and its digests become durable, then the bits that say so, then the
 // journal is free (DESIGN.md section 7). In that order: a bit is never durable before the data
 // that it speaks of.
 #include <fcntl.h>
@@ -108,6 +108,10 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
     e = clone ? disk_.sync(clone.get()) : clone.get();
   }
   if (!one_by_one) e = disk_.syncfs(pool_dir_.get());
+  for (const auto& s : sessions) {
+    if (e < 0) break;
+    e = s->digests.datasync();
+  }
   for (const auto& snapshot : snapshots) {
     if (e < 0) break;
     e = snapshot.session->durable_file.write(snapshot.base, snapshot.bits.data(),
@@ -178,6 +182,7 @@ Status Core::checkpoint_object(Session& s, Object& o) {
   }
   const Fd clone = open_clone(o, O_RDONLY);
   int e = clone ? disk_.sync(clone.get()) : clone.get();
+  if (e == 0) e = s.digests.datasync();
   if (e == 0) e = s.durable_file.write(base, bits.data(), bits.size());
   if (e == 0) e = s.durable_file.datasync();
   if (e < 0) return Error::from_errno(e, "cannot make " + path_of(s, o) + " durable");

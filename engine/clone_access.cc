@@ -76,6 +76,18 @@ class CloneImpl final : public Clone {
     core_.row_changed(*session_, *o);
   }
 
+  int about_to_change(uint64_t pool_ino, uint64_t victim) override {
+    Object* o = object(pool_ino);
+    if (o == nullptr) return 0;
+    if (const int e = core_.alter(*session_, *o); e < 0 || victim == 0) return e;
+    // Known to be put in another directory (it has, or had, several names).
+    Object* lost = object(victim);
+    if (lost == nullptr) return 0;
+    const Object* parent = lost->parent;
+    if (parent != nullptr && parent->altered == Object::kRecorded) return 0;
+    return core_.alter(*session_, *lost);
+  }
+
   const SessionPtr& session() const { return session_; }
 
  private:
@@ -255,6 +267,9 @@ class CloneFileImpl final : public CloneFile {
   // those that it covers wholly are done by it.
   template <class Call>
   int change(ByteRange range, bool overwrites, Call call) {
+    if (object_ != nullptr) {
+      if (const int e = core_.alter(*clone_->session(), *object_); e < 0) return e;
+    }
     if (plain()) {
       const int e = call();
       if (e >= 0 && object_ != nullptr) note();
@@ -338,6 +353,19 @@ bool is_visible(const Session& s) {
 }
 
 }  // namespace
+
+int Core::alter(Session& s, Object& o) {
+  if (o.altered == Object::kRecorded) return 0;
+  Catalog::Batch batch(*catalog_);
+  if (o.altered == Object::kRecorded) return 0;  // by who had the catalog before
+  // A row that is written from now on has it too.
+  o.altered = Object::kBeingRecorded;
+  auto status = batch.set_altered(s.id, o.id);
+  if (status) status = batch.commit();
+  if (!status) return -status.error().code;
+  o.altered = Object::kRecorded;
+  return 0;
+}
 
 std::vector<CloneInfo> Core::clones() const {
   const std::shared_lock lock(sessions_mutex_);

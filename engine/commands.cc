@@ -184,6 +184,10 @@ void Core::remove_track_files(uint64_t id) {
     disk_.unlink(tracks_dir_.get(), (std::to_string(id) + suffix).c_str(), 0);
 }
 
+void Core::remove_digests(uint64_t id) {
+  disk_.unlink(tracks_dir_.get(), digests_name(id).c_str(), 0);
+}
+
 // With the work mutex held.
 Status Core::build(const SessionPtr& s, const CreateOptions& o) {
   for (auto* file : {&s->track_file, &s->durable_file}) {
@@ -191,6 +195,9 @@ Status Core::build(const SessionPtr& s, const CreateOptions& o) {
     if (!opened) return opened.error();
     *file = std::move(*opened);
   }
+  auto digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s->id), true);
+  if (!digests) return digests.error();
+  s->digests = std::move(*digests);
   if (auto status = make_root(s); !status) return status;
   // Until it stands still, or nearly: what goes on changing is brought up to date later.
   for (int pass = 0; pass < 4; ++pass) {
@@ -221,6 +228,7 @@ void Core::undo_create(const SessionPtr& s) {
   detach_all(*s);
   (void)remove_tree(incomplete_dir_.get(), s->name);
   remove_track_files(s->id);
+  remove_digests(s->id);
   // What a pass left on the stage goes at the next start.
 }
 
@@ -421,7 +429,7 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
 void Core::release_columns(Session& s) {
   for (auto& o : s.objects) {
     const std::lock_guard lock(s.object_lock(o));
-    if (o.column != nullptr) o.column->count = 0;
+    if (o.column != nullptr) o.column->digests = std::exchange(o.column->count, 0);
   }
   auto& c = s.counters;
   for (auto* counter : {&c.tracks_total, &c.tracks_pending, &c.tracks_precopied, &c.tracks_recopied,
@@ -488,6 +496,7 @@ Status Core::remove_from_disk(uint64_t id, const std::string& name) {
   }
   if (auto status = remove_tree(stage_dir_.get(), place); !status) return status;
   remove_track_files(id);
+  remove_digests(id);
   Catalog::Batch batch(*catalog_);
   auto status = batch.drop_session(id);
   if (status) status = batch.commit();

@@ -274,6 +274,8 @@ bool Core::step_finish(const SessionPtr& s) {
       int e = 0;
       if (!o.compare || !has_already(o, c.clone.get(), data, range))
         e = put_tracks(*s, o, c.clone.get(), data, range, c.holes, again);
+      else
+        e = put_digests(*s, o, {a, b - a}, data);
       if (e == 0)
         e = change_bits(*s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
       if (e < 0) {

@@ -8,6 +8,7 @@
 //   commands.cc       CREATE, PRECOPY, ACTIVATE, TERMINATE, delete, wait
 //   recovery.cc       opening a pool, taking up its sessions, the clean end
 //   clone_access.cc   reading and writing activated clones
+//   verify.cc         comparing a clone with its digests
 //   status.cc         what users see
 #pragma once
 
@@ -34,6 +35,9 @@
 namespace clonefs::detail {
 
 using SessionPtr = std::shared_ptr<Session>;
+
+// Of session ID, in tracks/.
+inline std::string digests_name(uint64_t id) { return std::to_string(id) + ".digests"; }
 
 // What a Change holds and what it does at its end.
 struct ChangeState {
@@ -88,6 +92,10 @@ class Core {
   Status wait(const std::string& name, Engine::Goal goal,
               std::optional<std::chrono::milliseconds> timeout);
 
+  // verify.cc
+  Result<VerifyReport> verify(const std::string& name, const std::function<bool()>& cancelled);
+  std::shared_ptr<const VerifyReport> verified(const std::string& name) const;
+
   // status.cc
   std::vector<SessionStatus> status() const;
   Result<SessionStatus> status(const std::string& name) const;
@@ -98,7 +106,8 @@ class Core {
   Result<std::shared_ptr<Clone>> clone(const std::string& name);
   Result<std::unique_ptr<CloneFile>> open_clone_file(const std::shared_ptr<Clone>& clone, int fd,
                                                      uint64_t pool_ino);
-  void changed_by_clone_user(Session& session, Object& object);
+  // The clone's user is about to change the object's data or names. 0 or -errno.
+  int alter(Session& session, Object& object);
 
   // copy_program.cc
   bool step(const SessionPtr& session);
@@ -125,10 +134,13 @@ class Core {
   Status flush_tables(Session& s);
   // Before activation: bytes of RANGE are about to be, or were, written on the source.
   void mark_written(Session& s, Object& o, ByteRange range);
-  // Puts bytes of the source that lie in DATA on the clone side; HOLES of it are left or made
-  // holes. 0 or -errno.
+  // Puts bytes of the source that lie in DATA, whole tracks, on the clone side, with their digests;
+  // HOLES of it are left or made holes. 0 or -errno.
   int put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
                  const std::vector<ByteRange>& holes, bool clone_may_have_data);
+  // Only the digests of TRACKS, of which DATA has all that lies within the member. Always before the
+  // bits. 0 or -errno.
+  int put_digests(Session& s, Object& o, Extent tracks, const char* data);
   // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
@@ -139,6 +151,7 @@ class Core {
                       const std::function<void(const Attachment&, int)>& lost);
   Fd open_source(const Object& o, int flags = O_RDONLY) const;
   Fd open_clone(const Object& o, int flags) const;
+  std::string path_of(const Session& s, const Object& o) const;
 
   // --- skeleton.cc ---
   // Brings the skeleton up to what is known to be stale. QUIET is false when something became
@@ -224,6 +237,7 @@ class Core {
   uint64_t state_version_ = 0;  // guarded by state_mutex_
   std::atomic<uint64_t> stage_counter_{0};
   bool closed_ = false;
+  std::atomic<bool> stopping_{false};  // closed_, for those who hold no lock
 
  private:
   // skeleton.cc
@@ -237,7 +251,8 @@ class Core {
   Status sync_data_size(Session& s, Object& o, const struct stat& st,
                         uint64_t clone_size);
   Status each_data(int fd, uint64_t from, uint64_t size, const std::function<void(ByteRange)>& fn);
-  void grow_column(Session& s, Object& o, uint64_t count);
+  Status grow_column(Session& s, Object& o, uint64_t count);
+  Status move_digests(Session& s, Object& o, const Column& column, uint64_t kept);
   bool covers(const Object& dir, const std::string& name, const struct stat& st) const;
   void set_filter(Session& s, const Object& dir, const std::string& name, Object& o);
   Object* known(Session& s, int fd, const struct stat& st) const;
@@ -250,7 +265,6 @@ class Core {
   Result<Object*> make_object(const SessionPtr& s, int source_fd, const struct stat& st,
                               int clone_dir, const std::string& name);
   Status clear_stage(Session& s);
-  std::string path_of(const Session& s, const Object& o) const;
 
   // commands.cc
   Status check_create(const CreateOptions& o, PathNode* filter);
@@ -258,6 +272,7 @@ class Core {
   void undo_create(const SessionPtr& s);
   Result<TrackFile> open_track_file(uint64_t id, bool durable);
   void remove_track_files(uint64_t id);
+  void remove_digests(uint64_t id);
   std::vector<SessionPtr> find_all(const std::vector<std::string>& names, Status* status) const;
   Status activate_sessions(const std::vector<SessionPtr>& sessions);
   Status build(const SessionPtr& s, const CreateOptions& options);

@@ -51,6 +51,8 @@ class Disk {
     uint64_t physical;
   };
   virtual int placement(int fd, std::vector<Placement>* extents) = 0;
+  // What the kernel remembers of the file's data and is not dirty is read from the disk again.
+  virtual int drop_cache(int fd) = 0;
   virtual int datasync(int fd) = 0;
   virtual int sync(int fd) = 0;
   virtual int syncfs(int fd) = 0;

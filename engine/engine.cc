@@ -65,6 +65,14 @@ Status Engine::wait(const std::string& name, Goal goal,
   return core_->wait(name, goal, timeout);
 }
 
+Result<VerifyReport> Engine::verify(const std::string& name,
+                                    const std::function<bool()>& cancelled) {
+  return core_->verify(name, cancelled);
+}
+std::shared_ptr<const VerifyReport> Engine::verified(const std::string& name) const {
+  return core_->verified(name);
+}
+
 std::vector<SessionStatus> Engine::status() const { return core_->status(); }
 Result<SessionStatus> Engine::status(const std::string& name) const { return core_->status(name); }
 Result<std::vector<MemberExtents>> Engine::extents(const std::string& name) const {

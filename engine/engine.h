@@ -100,6 +100,8 @@ struct SessionStatus {
   int64_t eta_s = -1;              // -1: unknown
   std::vector<unsigned> sessions;  // ids of its columns
   std::string destination;         // directory of the clone in the pool
+  timespec verified_at{};          // end of the last verify since the mount; 0: none
+  uint64_t damaged = 0;            // what it found
   uint64_t fence_ns = 0;           // how long the fence of its activation stood
 };
 
@@ -113,6 +115,25 @@ struct MemberExtents {
     std::string bits;  // "101" clone PB, precopy PB, IND
   };
   std::vector<Run> runs;  // tracks outside the extents are left out
+};
+
+// What `clonefs verify` found.
+struct VerifyReport {
+  std::string name;
+  timespec at{};               // its end
+  uint64_t objects = 0;        // that were looked at
+  uint64_t files = 0;          // of these regular files
+  uint64_t altered = 0;        // changed by the clone's users: not checked
+  uint64_t tracks = 0;         // compared with their digests
+  uint64_t bytes = 0;          // in these
+  uint64_t source_tracks = 0;  // not copied yet: read on the source
+  uint64_t damaged = 0;        // findings, also those that are not kept
+  struct Finding {
+    std::string path;
+    ByteRange range;   // length 0: not of its data
+    std::string what;  // "is not what was copied", "cannot be read: ..."
+  };
+  std::vector<Finding> findings;
 };
 
 struct EngineEvent {
@@ -182,6 +203,10 @@ class Clone {
   // The clone's user changed the object (data, attributes, names): from now on its own ctime shows.
   // TIMES: what utimensat set explicitly while tracks are pending, with UTIME_OMIT/UTIME_NOW.
   virtual void changed(uint64_t pool_ino, const timespec* times = nullptr) = 0;
+  // The clone's user is about to change data of a file (past CloneFile: by passthrough), or names in
+  // a directory, where VICTIM may lose one: verify does not take it for damage. 0 or -errno: then it
+  // must not be changed. It costs a sync for the first change of each object.
+  virtual int about_to_change(uint64_t pool_ino, uint64_t victim = 0) = 0;
 };
 
 // An open regular file of a clone. FD (of the pool's file, O_RDWR or O_RDONLY as permitted) stays
@@ -248,6 +273,13 @@ class Engine {
   enum class Goal { kPrecopied, kCopied };
   // Waits until the session has reached the goal. ETIMEDOUT; an error at once when it can't.
   Status wait(const std::string& name, Goal goal, std::optional<std::chrono::milliseconds> timeout);
+
+  // Reads all of an activated clone and compares it with the digests that were taken when it was
+  // copied; CANCELLED is asked now and then. Errors: it cannot be done, or not to its end. Damage is
+  // no error but in the report.
+  Result<VerifyReport> verify(const std::string& name,
+                              const std::function<bool()>& cancelled = nullptr);
+  std::shared_ptr<const VerifyReport> verified(const std::string& name) const;  // the last one
 
   std::vector<SessionStatus> status() const;  // terminated ones too, by name
   Result<SessionStatus> status(const std::string& name) const;

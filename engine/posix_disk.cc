@@ -151,6 +151,9 @@ class PosixDisk final : public Disk {
     }
   }
 
+  int drop_cache(int fd) override {
+    return -::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  }
   int datasync(int fd) override { return or_errno(::fdatasync(fd)); }
   int sync(int fd) override { return or_errno(::fsync(fd)); }
   int syncfs(int fd) override { return or_errno(::syncfs(fd)); }

@@ -211,6 +211,7 @@ Status Core::open() {
       continue;
     }
     names.insert(row.name);
+    ids.insert(digests_name(row.id));
     if (row.state == static_cast<int>(SessionState::kTerminated)) continue;
     ids.insert(std::to_string(row.id));
     ids.insert(std::to_string(row.id) + ".durable");
@@ -350,6 +351,18 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   // Then the bits are those of the last checkpoint.
   const bool from_durable = has_bits && !failed && stale && end.was_power;
   if (from_durable) s.track_file.clear();
+  bool digests_lost = false;
+  if (has_bits && !failed) {
+    auto digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s.id), false);
+    digests_lost = before && !digests;
+    if (digests_lost) {
+      // All is copied again, then. (An active session goes on without: verify says so.)
+      disk_.unlink(tracks_dir_.get(), digests_name(s.id).c_str(), 0);
+      digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s.id), true);
+      if (!digests) return digests.error();
+    }
+    if (digests) s.digests = std::move(*digests);
+  }
   uint64_t region_end = 0;
   std::vector<TrackBits> bits;
   std::vector<std::pair<uint64_t, uint64_t>> regions;
@@ -367,6 +380,7 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     parents.push_back(r.parent);
     o.type = r.type & S_IFMT;
     o.changed = r.changed;
+    o.altered = r.altered ? Object::kRecorded : Object::kNot;
     o.finished = r.finished;
     o.source_id = r.source_id;
     o.source = FileRef::from_handle(std::move(r.source_handle));
@@ -381,7 +395,17 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     s.by_source[o.source_id] = &o;
     s.counters.objects.fetch_add(1);
     if (o.is_regular()) s.counters.files.fetch_add(1);
-    if (r.column_base < 0 || !has_bits) return {};
+    if (r.column_base < 0) return {};
+    if (!has_bits) {
+      if (state == SessionState::kTerminated) {
+        // What is left of it: where the digests are.
+        o.column = std::make_unique<Column>();
+        o.column->base = static_cast<uint64_t>(r.column_base);
+        o.column->capacity = r.column_capacity;
+        o.column->digests = r.column_count;
+      }
+      return {};
+    }
     if (failed && r.column_base + static_cast<int64_t>(r.column_count) >
                       static_cast<int64_t>(s.track_file.end()))
       return {};
@@ -400,7 +424,7 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     if (e < 0) column->count = r.column_count = std::min(r.column_count, tracks_there(s, o));
     bits.resize(r.column_count);
     if (e == 0) e = table.read(column->base, bits.data(), bits.size());
-    if (before && stale && (!from_durable || e == -ENODATA)) {
+    if (digests_lost || (before && stale && (!from_durable || e == -ENODATA))) {
       // No checkpoint has seen it: all of it again.
       for (uint64_t t = 0; t < bits.size(); ++t) bits[t] = s.selected(t) ? kRecopy : kOutside;
       e = 0;
@@ -433,12 +457,17 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
       }
     }
     o.column = std::move(column);
-    if (stale && before) note_table(s, o);
+    if (digests_lost || (stale && before)) note_table(s, o);
     return {};
   });
   if (!status) return status;
   s.track_file.raise_end(region_end);
   if (auto ok = check_regions(std::move(regions)); !ok) return ok;
+  // Of regions that came after those that the catalog knows: they are given out again, empty.
+  if (before) {
+    if (const int e = s.digests.cut(s.track_file.end()); e < 0)
+      return Error::from_errno(e, "cannot write its digests");
+  }
   for (size_t i = 0; i < s.objects.size(); ++i) {
     const auto parent = by_id.find(parents[i]);
     if (parent != by_id.end() && parent->second != &s.objects[i]) s.objects[i].parent = parent->second;
@@ -590,6 +619,11 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   }
   for (auto& o : s->objects) {
     if (o.gone) continue;
+    if (open_clone(o, O_PATH).get() == -ESTALE) {
+      // Taken out of the skeleton, but not yet out of the catalog. What is still there is made anew.
+      drop_object(*s, o);
+      continue;
+    }
     sources_.attach(o.source_id, s, &o);
     if (!o.is_regular()) continue;
     // As it was when the bits were written down?
@@ -604,9 +638,17 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
                 same_time(st.st_ctim, mark->second.ctime) &&
                 static_cast<uint64_t>(st.st_size) == mark->second.size;
     }
+    // By users of a clone whose activation was never acknowledged: it is not theirs any more.
+    if (o.altered.exchange(Object::kNot) != Object::kNot) {
+      trusted = false;
+      row_changed(*s, o);
+    }
     if (!trusted && o.column != nullptr) {
       change_bits(*s, o, {0, o.column->count}, is_precopied, on_precopy_write);
       o.compare = true;
+      // What is copied again gets its digest again, what is not has none.
+      if (const int e = s->digests.forget(o.column->base, o.column->capacity); e < 0)
+        return Error::from_errno(e, "cannot write its digests");
     }
     o.recheck = !(end.clean && trusted);
   }
@@ -643,11 +685,15 @@ Status Core::replay_journal() {
       const uint64_t from = std::max(r.range.offset, s.track_size.offset_of(t));
       const uint64_t stop =
           std::min({r.range.end(), s.track_size.offset_of(t + 1), std::max(from, o.size)});
+      // Records have whole tracks, as far as the member goes.
+      if (from != s.track_size.offset_of(t) ||
+          stop < std::min(s.track_size.offset_of(t + 1), std::max(from, o.size)))
+        continue;
       if (!clone) clone = open_clone(o, O_RDWR);
       if (clone.get() == -ESTALE) return {};
-      int e = clone ? disk_.pwrite_full(clone.get(), r.data + (from - r.range.offset), stop - from,
-                                        from)
-                    : clone.get();
+      const char* data = r.data + (from - r.range.offset);
+      int e = clone ? disk_.pwrite_full(clone.get(), data, stop - from, from) : clone.get();
+      if (e == 0) e = put_digests(s, o, {t, 1}, data);
       if (e == 0) e = change_bits(s, o, {t, 1}, is_pending, on_drained);
       if (e < 0) {
         fail(s, Error::from_errno(e, "cannot take a track of " + path_of(s, o) +
@@ -746,6 +792,7 @@ Status Core::close() {
     const std::lock_guard command(command_mutex_);
     const std::lock_guard lock(state_mutex_);
     closed_ = true;
+    stopping_ = true;
     ++state_version_;
     state_cv_.notify_all();
   }

@@ -99,7 +99,7 @@ Status check_object(const ObjectRow& row) {
       row.column_capacity > kMaxTracks ||
       (row.column_capacity > 0 &&
        (row.column_base < static_cast<int64_t>(TrackFile::kHeaderSize) ||
-        row.column_base > INT64_MAX / 2)))
+        row.column_base > INT64_MAX / 16)))
     return damaged("a member's region");
   return {};
 }

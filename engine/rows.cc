@@ -54,10 +54,11 @@ ObjectRow Core::row_of(Session& s, Object& o) {
   r.ctime = o.ctime;
   if (o.column != nullptr) {
     r.column_base = static_cast<int64_t>(o.column->base);
-    r.column_count = o.column->count;
+    r.column_count = std::max(o.column->count, o.column->digests);
     r.column_capacity = o.column->capacity;
   }
   r.capability = o.capability;
+  r.altered = o.altered != Object::kNot;
   return r;
 }
 

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "engine/claims.h"
+#include "engine/digest_file.h"
 #include "engine/engine.h"
 #include "engine/file_ref.h"
 #include "engine/track_file.h"
@@ -49,6 +50,9 @@ struct Column {
   uint64_t base = 0;      // its region in the track file
   uint64_t capacity = 0;  // tracks in the region
   uint64_t count = 0;     // tracks that the file has
+  // Tracks that have a digest: COUNT, and after TERMINATE, when there are no bits any more, what
+  // that was.
+  uint64_t digests = 0;
   std::unique_ptr<std::atomic<TrackBits>[]> bits;
 
   TrackBits at(uint64_t track) const {
@@ -81,6 +85,10 @@ struct Object {
   std::atomic<bool> dirty{false};       // is in Session::dirty_objects
   std::atomic<bool> gone{false};        // has no name in the volume (or clone) any more
   std::atomic<bool> changed{false};     // by the clone's user: its own ctime shows
+  // The clone's user may have changed the data of a file, the names in a directory: what digests
+  // and the catalog say of them means nothing any more. In the catalog before it can happen.
+  enum Altered : uint8_t { kNot, kBeingRecorded, kRecorded };
+  std::atomic<Altered> altered{kNot};
   std::atomic<bool> finished{false};    // drained, and its times are set on the pool's file
   bool recheck = false;       // after a restart or an error: bits say less than the files
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
@@ -128,6 +136,7 @@ struct Session {
 
   TrackFile track_file;
   TrackFile durable_file;  // the same as of the last checkpoint; with durability power only
+  DigestFile digests;
   uint32_t next_object_id = 0;
   std::deque<Object> objects;  // by id; [0] is the root; pointers stay good for the session's life
   Counters counters;
@@ -165,6 +174,7 @@ struct Session {
 
   mutable std::mutex text_mutex;
   std::string error;
+  std::shared_ptr<const VerifyReport> verified;  // the last one since the mount
   Object* last_object = nullptr;
   uint64_t last_track = 0;
 

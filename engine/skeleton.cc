@@ -620,7 +620,10 @@ Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
   const uint64_t had = o.column == nullptr ? 0 : o.column->count;
   const uint64_t old_size = o.size;
   if (size < old_size && had > ts.tracks_in(size)) {
-    leave_tracks(s, o, ts.tracks_in(size));
+    const uint64_t stay = ts.tracks_in(size);
+    if (const int e = s.digests.forget(o.column->base + stay, had - stay); e < 0)
+      return cannot("write the digests of", path_of(s, o), e);
+    leave_tracks(s, o, stay);
     o.size = size;
     row_changed(s, o);
   }
@@ -657,7 +660,9 @@ Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
     return Error{EFBIG, path_of(s, o) + " has " + std::to_string(end) +
                             " tracks, a member may have " + std::to_string(kMaxTracks) +
                             "; choose a larger --track-size"};
-  if (end > from_track || o.column == nullptr) grow_column(s, o, std::max(end, from_track));
+  if (end > from_track || o.column == nullptr) {
+    if (auto status = grow_column(s, o, std::max(end, from_track)); !status) return status;
+  }
   // The column stands: from here on writes are noted in it. Now the data that is there already.
   const Transition joins = o.recheck ? on_recheck : on_create;
   bool (*which)(TrackBits) = is_done;
@@ -715,7 +720,7 @@ Status Core::each_data(int fd, uint64_t from, uint64_t size,
 }
 
 // A member that outgrows its region gets a new one at the end of the table.
-void Core::grow_column(Session& s, Object& o, uint64_t count) {
+Status Core::grow_column(Session& s, Object& o, uint64_t count) {
   auto column = std::make_unique<Column>();
   column->count = count;
   column->bits = std::make_unique<std::atomic<TrackBits>[]>(count);
@@ -727,9 +732,10 @@ void Core::grow_column(Session& s, Object& o, uint64_t count) {
     column->capacity = fresh ? count : count + count / 2;
     column->base = s.track_file.allot(column->capacity);
   }
+  const uint64_t old = o.column == nullptr ? 0 : std::min(o.column->count, count);
+  if (auto status = move_digests(s, o, *column, old); !status) return status;
   {
     const std::lock_guard lock(s.object_lock(o));
-    const uint64_t old = o.column == nullptr ? 0 : std::min(o.column->count, count);
     for (uint64_t t = 0; t < old; ++t)
       column->bits[t].store(o.column->at(t), std::memory_order_relaxed);
     o.column = std::move(column);
@@ -737,6 +743,25 @@ void Core::grow_column(Session& s, Object& o, uint64_t count) {
   }
   note_for_checkpoint(s, o);
   row_changed(s, o);
+  return {};
+}
+
+// The digests of the first KEPT tracks go to COLUMN's region; what is behind them has none.
+Status Core::move_digests(Session& s, Object& o, const Column& column, uint64_t kept) {
+  constexpr uint64_t kAtOnce = 1 << 16;
+  int e = 0;
+  if (o.column == nullptr || o.column->base == column.base) {
+    e = s.digests.forget(column.base + kept, column.count - kept);
+  } else {
+    std::vector<uint64_t> digests;
+    for (uint64_t t = 0; t < kept && e == 0 && s.digests; t += digests.size()) {
+      digests.resize(std::min(kAtOnce, kept - t));
+      e = s.digests.read(o.column->base + t, digests.data(), digests.size());
+      if (e == 0) e = s.digests.write(column.base + t, digests.data(), digests.size());
+    }
+  }
+  if (e < 0) return cannot("write the digests of", path_of(s, o), e);
+  return {};
 }
 
 // For messages and the status: where the clone's object is now. The kernel knows the place of each

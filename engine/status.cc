@@ -98,6 +98,10 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   {
     const std::lock_guard lock(s->text_mutex);
     r.error = trouble == Trouble::kNone ? s->error : s->trouble_text;
+    if (s->verified != nullptr) {
+      r.verified_at = s->verified->at;
+      r.damaged = s->verified->damaged;
+    }
     last = s->last_object;
     track = s->last_track;
   }

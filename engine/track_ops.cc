@@ -210,7 +210,6 @@ int Core::read_source(int fd, ByteRange range, char* data, std::vector<ByteRange
 
 int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
                      const std::vector<ByteRange>& holes, bool clone_may_have_data) {
-  (void)s;
   const ByteRange wanted = {range.offset,
                             range.offset >= o.size ? 0 : std::min(range.length, o.size - range.offset)};
   uint64_t at = wanted.offset;
@@ -235,10 +234,24 @@ int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, Byte
   }
   if (const int e = write_to(wanted.end()); e < 0) return e;
   o.finished.store(false);
-  if (o.capability.empty()) return 0;
-  // A write takes it away. Not everybody may give it back, nor did at first.
-  const int e = disk_.set_xattr(clone_fd, "security.capability", o.capability);
-  return e == -EPERM || e == -EOPNOTSUPP || e == -ENOSYS || e == -EACCES ? 0 : e;
+  if (!o.capability.empty()) {
+    // A write takes it away. Not everybody may give it back, nor did at first.
+    const int e = disk_.set_xattr(clone_fd, "security.capability", o.capability);
+    if (e < 0 && e != -EPERM && e != -EOPNOTSUPP && e != -ENOSYS && e != -EACCES) return e;
+  }
+  return put_digests(s, o, s.track_size.touched(range), data);
+}
+
+int Core::put_digests(Session& s, Object& o, Extent tracks, const char* data) {
+  const TrackSize ts = s.track_size;
+  const uint64_t from = ts.offset_of(tracks.first);
+  std::vector<uint64_t> digests(tracks.count);
+  for (uint64_t i = 0; i < tracks.count; ++i) {
+    const uint64_t at = ts.offset_of(tracks.first + i);
+    const uint64_t length = at < o.size ? std::min(o.size - at, ts.bytes()) : 0;
+    digests[i] = digest_of(data + (at - from), length);
+  }
+  return s.digests.write(o.column->base + tracks.first, digests.data(), digests.size());
 }
 
 int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range,

@@ -130,6 +130,11 @@ int CloneNode::refuse_change() const {
   return clone_->error();
 }
 
+int CloneNode::before_names_change(uint64_t victim) {
+  const int e = refuse_change();
+  return e != 0 ? e : -clone_->about_to_change(pool_ino_, victim);
+}
+
 void CloneNode::setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) {
   int e = refuse_change();
   if (e == 0 && (to_set & FUSE_SET_ATTR_SIZE) != 0) {
@@ -320,7 +325,7 @@ void CloneNode::reply_made(fuse_req_t req, int dir, const char* name, int result
 }
 
 void CloneNode::mknod(fuse_req_t req, const char* name, mode_t mode, dev_t device) {
-  if (const int e = refuse_change(); e != 0) {
+  if (const int e = before_names_change(); e != 0) {
     fuse_reply_err(req, e);
     return;
   }
@@ -334,7 +339,7 @@ void CloneNode::mknod(fuse_req_t req, const char* name, mode_t mode, dev_t devic
 }
 
 void CloneNode::mkdir(fuse_req_t req, const char* name, mode_t mode) {
-  if (const int e = refuse_change(); e != 0) {
+  if (const int e = before_names_change(); e != 0) {
     fuse_reply_err(req, e);
     return;
   }
@@ -348,7 +353,7 @@ void CloneNode::mkdir(fuse_req_t req, const char* name, mode_t mode) {
 }
 
 void CloneNode::symlink(fuse_req_t req, const char* target, const char* name) {
-  if (const int e = refuse_change(); e != 0) {
+  if (const int e = before_names_change(); e != 0) {
     fuse_reply_err(req, e);
     return;
   }
@@ -363,7 +368,7 @@ void CloneNode::symlink(fuse_req_t req, const char* target, const char* name) {
 
 void CloneNode::link(fuse_req_t req, Node* target, const char* name) {
   auto* from = dynamic_cast<CloneNode*>(target);
-  int result = -refuse_change();
+  int result = -before_names_change();
   if (result == 0 &&
       (from == nullptr || &from->tree_ != &tree_ || from->clone_->slot() != clone_->slot())) {
     result = -EXDEV;
@@ -384,7 +389,8 @@ void CloneNode::remove(fuse_req_t req, const char* name, int flags) {
     const Fd dir = open_ref(O_PATH);
     struct stat st {};
     const bool known = dir && disk.stat(dir.get(), name, &st) == 0;
-    e = dir ? -disk.unlink(dir.get(), name, flags) : -dir.get();
+    if (dir) e = before_names_change(known ? st.st_ino : 0);
+    if (e == 0) e = dir ? -disk.unlink(dir.get(), name, flags) : -dir.get();
     if (e == 0) {
       changed();
       if (known && st.st_nlink > 1 && !S_ISDIR(st.st_mode)) clone_->changed(st.st_ino);
@@ -419,7 +425,9 @@ void CloneNode::rename(fuse_req_t req, const char* name, Node* to, const char* n
       struct stat replaced {};
       const bool has_moved = disk.stat(from_dir.get(), name, &moved) == 0;
       const bool has_replaced = disk.stat(to_dir.get(), new_name, &replaced) == 0;
-      e = -disk.rename(from_dir.get(), name, to_dir.get(), new_name, flags);
+      e = before_names_change(has_moved ? moved.st_ino : 0);
+      if (e == 0) e = target->before_names_change(has_replaced ? replaced.st_ino : 0);
+      if (e == 0) e = -disk.rename(from_dir.get(), name, to_dir.get(), new_name, flags);
       if (e == 0) {
         changed();
         if (target != this) target->changed();
@@ -468,6 +476,13 @@ int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** h
   const bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
   if (!write) fi->noflush = 1;  // its close tells us nothing
   const bool passthrough = begin_open(**file, fd.get(), write, fi);
+  if (passthrough && write) {
+    // What is written from now on is not seen.
+    if (const int e = clone_->about_to_change(pool_ino_); e != 0) {
+      end_open(true, true);
+      return -e;
+    }
+  }
   *handle = new CloneFileHandle(this, std::move(fd), std::move(*file), passthrough, write);
   return 0;
 }
@@ -518,7 +533,7 @@ void CloneNode::end_open(bool passthrough, bool write) {
 }
 
 void CloneNode::create(fuse_req_t req, const char* name, mode_t mode, fuse_file_info* fi) {
-  int e = refuse_change();
+  int e = before_names_change();
   Fd dir;
   Fd fd;
   Disk& disk = *tree_.space_.disk;

@@ -59,6 +59,8 @@ class CloneNode : public KeyedNode {
   int read_attributes(struct stat* st);
   // Why a change is refused: 0 or an errno.
   int refuse_change() const;
+  // The same for names in this directory, of which the pool's inode VICTIM may lose one.
+  int before_names_change(uint64_t victim = 0);
   // The request's answer when a new object NAME was made in DIR (or could not be: RESULT < 0).
   void reply_made(fuse_req_t req, int dir, const char* name, int result);
   void remove(fuse_req_t req, const char* name, int flags);

@@ -59,7 +59,8 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
 
 constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
                            Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
-                           Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume};
+                           Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume,
+                           Verb::kVerify};
 
 bool is_verb(const std::string& word) {
   return std::any_of(std::begin(kVerbs), std::end(kVerbs),
@@ -109,6 +110,8 @@ const char* to_string(Verb verb) {
       return "rate";
     case Verb::kResume:
       return "resume";
+    case Verb::kVerify:
+      return "verify";
   }
   return "?";
 }
@@ -265,6 +268,9 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
 
   sub = add(Verb::kResume, "Go on with copy programs that errors have paused");
   names(sub, "sessions")->required();
+
+  sub = add(Verb::kVerify, "Read a clone and compare it with what was copied; fails with damage");
+  one_name(sub);
 }
 
 std::vector<std::string> protect_words(std::vector<std::string> words) {

@@ -32,6 +32,7 @@ enum class Verb {
   kExtents,
   kRate,
   kResume,
+  kVerify,
 };
 
 const char* to_string(Verb verb);

@@ -43,6 +43,8 @@ Result<std::string> CommandExecutor::execute(Command command,
       return show_status(command);
     case Verb::kWait:
       return wait(command, cancelled);
+    case Verb::kVerify:
+      return verify(command, cancelled);
     case Verb::kExtents:
       return extents(command);
   }
@@ -109,6 +111,16 @@ Result<std::string> CommandExecutor::wait(const Command& command,
     }
     if (cancelled()) return Error{EINTR, "wait " + name + ": interrupted."};
   }
+}
+
+Result<std::string> CommandExecutor::verify(const Command& command,
+                                            const std::function<bool()>& cancelled) {
+  const auto report = engine_.verify(command.names.front(), cancelled);
+  if (!report) return report.error();
+  std::string text = command.json ? verify_json(*report) : verify_text(*report);
+  if (report->damaged == 0) return text;
+  text.pop_back();
+  return Error{EUCLEAN, std::move(text)};
 }
 
 Result<std::string> CommandExecutor::extents(const Command& command) {

@@ -1,5 +1,6 @@
 // CommandExecutor: carries out a command of the grammar and makes the reply's text.
-// Errors: as the engine's; a message that says what was refused, why, and what to do.
+// Errors: as the engine's; a message that says what was refused, why, and what to do. A verify that
+// finds damage is EUCLEAN, with the report as its message.
 // Thread safety: any thread that serves no requests.
 #pragma once
 
@@ -30,6 +31,7 @@ class CommandExecutor {
   Result<std::string> create(Command& command);
   Result<std::string> show_status(const Command& command);
   Result<std::string> wait(const Command& command, const std::function<bool()>& cancelled);
+  Result<std::string> verify(const Command& command, const std::function<bool()>& cancelled);
   Result<std::string> extents(const Command& command);
 
   Engine& engine_;

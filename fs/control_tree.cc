@@ -190,14 +190,15 @@ class ControlEntry : public FixedNode {
   KeyedNodes nodes_;
 };
 
-enum class SessionFile { kDirectory, kControl, kStatus, kStatusJson };
+enum class SessionFile { kDirectory, kControl, kStatus, kStatusJson, kVerify };
 constexpr struct {
   const char* name;
   SessionFile file;
   mode_t mode;
 } kSessionFiles[] = {{"ctl", SessionFile::kControl, S_IFREG},
                      {"status", SessionFile::kStatus, S_IFREG | 0400},
-                     {"status.json", SessionFile::kStatusJson, S_IFREG | 0400}};
+                     {"status.json", SessionFile::kStatusJson, S_IFREG | 0400},
+                     {"verify", SessionFile::kVerify, S_IFREG | 0400}};
 
 // sessions/NAME and the files in it. Gone when the session is.
 class SessionNode : public KeyedNode {
@@ -210,7 +211,7 @@ class SessionNode : public KeyedNode {
         session_(std::move(session)),
         file_(file) {
     const uint64_t hash = std::hash<std::string>{}(session_) & ((uint64_t{1} << 40) - 1);
-    attributes_.ino = kVirtualInodes + (uint64_t{1} << 59) + hash * 4 + static_cast<uint64_t>(file);
+    attributes_.ino = kVirtualInodes + (uint64_t{1} << 59) + hash * 8 + static_cast<uint64_t>(file);
     attributes_.mode = mode;
     attributes_.timeout = 0;
     ::clock_gettime(CLOCK_REALTIME, &attributes_.time);
@@ -259,10 +260,14 @@ class SessionNode : public KeyedNode {
       fuse_reply_err(req, session ? EACCES : ENOENT);
       return;
     }
-    reply_open_virtual(req,
-                       new TextHandle(file_ == SessionFile::kStatus ? status_details(*session)
-                                                                    : session_json(*session)),
-                       fi);
+    std::string text;
+    if (file_ == SessionFile::kVerify) {
+      const auto report = context_.executor.engine().verified(session_);
+      if (report != nullptr) text = verify_lines(*report);
+    } else {
+      text = file_ == SessionFile::kStatus ? status_details(*session) : session_json(*session);
+    }
+    reply_open_virtual(req, new TextHandle(std::move(text)), fi);
   }
 
   void setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) override {

@@ -125,6 +125,8 @@ Json to_json(const SessionStatus& s) {
   json["eta_s"] = s.eta_s < 0 ? Json(nullptr) : Json(s.eta_s);
   json["sessions"] = s.sessions;
   json["destination"] = s.destination;
+  json["verified_at"] = time_json(s.verified_at);
+  json["damaged"] = s.verified_at.tv_sec == 0 ? Json(nullptr) : Json(s.damaged);
   json["fence_ns"] = s.fence_ns;
   return json;
 }
@@ -208,6 +210,11 @@ std::string status_details(const SessionStatus& s) {
     std::snprintf(text, sizeof text, "%.3f ms", static_cast<double>(s.fence_ns) / 1e6);
     rows.push_back({"fence", text});
   }
+  if (s.verified_at.tv_sec != 0) {
+    rows.push_back({"verified", moment(s.verified_at) + ", " +
+                                    (s.damaged == 0 ? "no damage" : std::to_string(s.damaged) +
+                                                                        " findings of damage")});
+  }
   if (!s.error.empty()) rows.push_back({"error", printable(s.error)});
   return table(rows);
 }
@@ -231,6 +238,69 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
 
 std::string session_json(const SessionStatus& session) {
   return dump(to_json(session));
+}
+
+namespace {
+
+Json verify_summary(const VerifyReport& r) {
+  Json json;
+  json["name"] = r.name;
+  json["verified_at"] = time_json(r.at);
+  json["objects"] = r.objects;
+  json["files"] = r.files;
+  json["altered"] = r.altered;
+  json["tracks"] = r.tracks;
+  json["bytes"] = r.bytes;
+  json["source_tracks"] = r.source_tracks;
+  json["damaged"] = r.damaged;
+  return json;
+}
+
+Json verify_finding(const VerifyReport::Finding& f) {
+  return {{"path", f.path}, {"offset", f.range.offset}, {"length", f.range.length}, {"what", f.what}};
+}
+
+}  // namespace
+
+std::string verify_text(const VerifyReport& r) {
+  std::string text;
+  for (const auto& f : r.findings) {
+    text += printable(quote_word(f.path)) + ": ";
+    if (f.range.length != 0) {
+      text += "bytes " + std::to_string(f.range.offset) + " to " +
+              std::to_string(f.range.end() - 1) + ": ";
+    }
+    text += printable(f.what) + "\n";
+  }
+  if (r.damaged > r.findings.size()) {
+    text += "... and " + std::to_string(r.damaged - r.findings.size()) + " more\n";
+  }
+  const std::string files = std::to_string(r.files) + (r.files == 1 ? " file" : " files");
+  text += r.name + ": " + files + ", " + format_size(r.bytes) + " compared";
+  if (r.source_tracks != 0) {
+    text += ", " + std::to_string(r.source_tracks) + " tracks not copied yet (read on the source)";
+  }
+  if (r.altered != 0) text += ", " + std::to_string(r.altered) + " changed by users (not checked)";
+  text += r.damaged == 0 ? ": no damage" : ": DAMAGED, " + std::to_string(r.damaged) +
+                                               (r.damaged == 1 ? " finding" : " findings");
+  return text + "\n";
+}
+
+std::string verify_json(const VerifyReport& report) {
+  Json json = {{"schema", 1}};
+  json.update(verify_summary(report));
+  json["findings"] = Json::array();
+  for (const auto& f : report.findings) json["findings"].push_back(verify_finding(f));
+  return dump(json);
+}
+
+std::string verify_lines(const VerifyReport& report) {
+  const auto line = [](const Json& json) {
+    return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  };
+  std::string text = line(verify_summary(report));
+  for (const auto& f : report.findings) text += line(verify_finding(f));
+  return text;
 }
 
 std::string extents_text(const std::string& session, const std::vector<MemberExtents>& members) {

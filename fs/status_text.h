@@ -34,6 +34,11 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
 // One session's object alone.
 std::string session_json(const SessionStatus& session);
 
+// What verify found: for people; as JSON; as JSON lines, the first one the summary.
+std::string verify_text(const VerifyReport& report);
+std::string verify_json(const VerifyReport& report);
+std::string verify_lines(const VerifyReport& report);
+
 std::string extents_text(const std::string& session, const std::vector<MemberExtents>& members);
 // {"schema":1,"session":NAME,"files":[...]} of each session.
 struct SessionExtents {

@@ -47,9 +47,14 @@ int run_command(Command command, const CommonOptions& common) {
       reply = client->send(again);
     }
   }
+  // With damage verify's report is told as the reason why it failed.
+  if (!reply && reply.error().code == EUCLEAN && command.verb == Verb::kVerify) {
+    std::printf("%s\n", reply.error().message.c_str());
+    return 1;
+  }
   if (!reply) return fail(verb, reply.error());
   const bool shows = command.verb == Verb::kStatus || command.verb == Verb::kList ||
-                     command.verb == Verb::kExtents;
+                     command.verb == Verb::kExtents || command.verb == Verb::kVerify;
   if (shows || command.json || !common.quiet) std::fputs(reply->c_str(), stdout);
   return 0;
 }

@@ -429,7 +429,19 @@ std::string DirectVolume::clone_difference(const std::string& name, const Tree& 
     if (!file) return "cannot open: " + file.error().message;
     return read_clone_file(**file, static_cast<uint64_t>(shown.st_size));
   };
-  return difference(expected, selected, view);
+  const std::string found = difference(expected, selected, view);
+  return found.empty() ? damage(name) : found;
+}
+
+std::string DirectVolume::damage(const std::string& name) {
+  const auto report = engine_->verify(name);
+  if (!report) return "not verified: " + report.error().message;
+  std::string text;
+  for (const auto& f : report->findings) {
+    text += f.path + " " + std::to_string(f.range.offset) + "+" + std::to_string(f.range.length) +
+            " " + f.what + "\n";
+  }
+  return text;
 }
 
 std::string DirectVolume::plain_difference(const std::string& name, const Tree& expected,

@@ -131,11 +131,14 @@ class DirectVolume {
   // Steps until nothing is left to do; false when that takes unreasonably many.
   bool drain(const std::string& name);
   SessionStatus status(const std::string& name) const;  // name "" when there is none
-  // "" or what is different in the clone: through the clone, or in the pool as a plain tree.
+  // "" or what is different in the clone: through the clone (or what verify finds in it), or in the
+  // pool as a plain tree.
   std::string clone_difference(const std::string& name, const Tree& expected,
                                const std::vector<std::string>& selected = {"."});
   std::string plain_difference(const std::string& name, const Tree& expected,
                                const std::vector<std::string>& selected = {"."});
+  // "" or what verify finds in the clone.
+  std::string damage(const std::string& name);
   // A file of the clone, open with its CloneFile.
   struct OpenClone {
     std::shared_ptr<Clone> clone;

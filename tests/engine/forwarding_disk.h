@@ -36,6 +36,7 @@ class ForwardingDisk : public Disk {
   int placement(int fd, std::vector<Placement>* extents) override {
     return to_.placement(fd, extents);
   }
+  int drop_cache(int fd) override { return to_.drop_cache(fd); }
   int datasync(int fd) override { return to_.datasync(fd); }
   int sync(int fd) override { return to_.sync(fd); }
   int syncfs(int fd) override { return to_.syncfs(fd); }

@@ -210,6 +210,8 @@ class Kill : public testing::Test {
       ASSERT_EQ(contents.count(path), 1u) << name << " lacks " << path;
       EXPECT_EQ(difference(data, contents[path]), "") << name << " " << path;
     }
+    // Nothing that was cut short looks like damage.
+    EXPECT_EQ(v.damage(name), "");
   }
 
   // Acknowledged steps hold; the one under way is there in whole or not at all.
@@ -276,6 +278,7 @@ class Kill : public testing::Test {
       EXPECT_EQ(v.clone_difference(name, expected, selected), "") << name;
       ASSERT_TRUE(v.drain(name)) << name;
       EXPECT_EQ(v.plain_difference(name, expected, selected), "") << name;
+      EXPECT_EQ(v.damage(name), "");
     }
     for (const SessionStatus& s : v.engine().status()) {
       EXPECT_TRUE(v.engine().remove({s.name}, true)) << s.name;

@@ -624,6 +624,9 @@ class ModelRun {
       note("clone unlink " + s.options.name + " " + path);
       struct stat st {};
       fstatat(root, path.c_str(), &st, AT_SYMLINK_NOFOLLOW);
+      struct stat in {};
+      fstatat(root, directory_of(path).c_str(), &in, AT_SYMLINK_NOFOLLOW);
+      if ((*clone)->about_to_change(in.st_ino, st.st_ino) != 0) return fail("clone unlink " + path);
       if (unlinkat(root, path.c_str(), 0) != 0) return fail("clone unlink " + path);
       (*clone)->changed(st.st_ino);
       s.tree[path]->own_ctime = true;

@@ -583,7 +583,7 @@ TEST(Pool, impossible_bits_fail_the_session) {
     ASSERT_TRUE(v.close());
     int files = 0;
     for (const auto& entry : bfs::directory_iterator(pool + "/tracks")) {
-      if (entry.path().extension() == ".durable") continue;  // read after a power cut only
+      if (entry.path().has_extension()) continue;  // not read at a mount
       const std::string good = load(entry.path().string());
       if (good.empty()) continue;
       store(entry.path().string(), row.damage(good));

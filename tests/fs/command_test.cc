@@ -141,7 +141,7 @@ TEST(Command, FormatIsReadBack) {
        {"create db1 a 'b c' . --precopy --thin --extent 0:64K --track-size 1M", "copy x -- -a '*'",
         "precopy a b", "activate a", "status", "status a --json", "list", "wait a --for precopied",
         "wait a --timeout 0.25", "terminate a b --force", "delete a", "extents d/f", "rate a 1K",
-        "rate a unlimited", "resume a b", "copy x --nocopy 'it'\\''s'"}) {
+        "rate a unlimited", "resume a b", "verify a --json", "copy x --nocopy 'it'\\''s'"}) {
     const std::string text = format_command(parsed(line));
     EXPECT_EQ(format_command(parsed(text)), text) << line;
     EXPECT_EQ(parsed(text).create.paths, parsed(line).create.paths);
@@ -159,6 +159,7 @@ TEST(Command, Fuzz) {
                           "wait",
                           "rate",
                           "resume",
+                          "verify",
                           "terminate",
                           "extents",
                           "--json",
