@@ -325,13 +325,15 @@ void Core::remove_volatile_track_file(uint64_t id) {
 
 Status Core::load_objects(Session& s, const LastEnd& end) {
   const auto state = s.state.load();
-  // Of a Failed session the bits are only for the status: as far as they can be read.
-  const bool failed = state == SessionState::kFailed;
+  // Of a Failed or Copied session the bits are only for the status: as far as they can be read. (A
+  // clone that is Copied depends on nothing: its table need not be durable.)
+  const bool copied = state == SessionState::kCopied;
+  const bool for_status = copied || state == SessionState::kFailed;
   bool has_bits = state != SessionState::kTerminated;
   const bool before = state == SessionState::kCreated || state == SessionState::kPrecopy;
   // Whether the volatile table may be anything. Before activation it is written at a clean end only.
   const bool stale = end.power_cut() || (before && !end.clean);
-  if (failed) {
+  if (for_status) {
     auto file = open_track_file(s.id, false);
     has_bits = static_cast<bool>(file);
     if (has_bits) s.track_file = std::move(*file);
@@ -349,10 +351,10 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
       return Error{EIO, "a track could not be saved before it was overwritten (found at the mount)"};
   }
   // Then the bits are those of the last checkpoint.
-  const bool from_durable = has_bits && !failed && stale && end.was_power;
+  const bool from_durable = has_bits && !for_status && stale && end.was_power;
   if (from_durable) s.track_file.clear();
   bool digests_lost = false;
-  if (has_bits && !failed) {
+  if (has_bits && state != SessionState::kFailed) {
     auto digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s.id), false);
     digests_lost = before && !digests;
     if (digests_lost) {
@@ -396,8 +398,10 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     s.counters.objects.fetch_add(1);
     if (o.is_regular()) s.counters.files.fetch_add(1);
     if (r.column_base < 0) return {};
-    if (!has_bits) {
-      if (state == SessionState::kTerminated) {
+    const bool beyond = for_status && r.column_base + static_cast<int64_t>(r.column_count) >
+                                          static_cast<int64_t>(s.track_file.end());
+    if (!has_bits || beyond) {
+      if (state == SessionState::kTerminated || copied) {
         // What is left of it: where the digests are.
         o.column = std::make_unique<Column>();
         o.column->base = static_cast<uint64_t>(r.column_base);
@@ -406,9 +410,6 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
       }
       return {};
     }
-    if (failed && r.column_base + static_cast<int64_t>(r.column_count) >
-                      static_cast<int64_t>(s.track_file.end()))
-      return {};
     if (r.column_capacity > 0)
       regions.emplace_back(static_cast<uint64_t>(r.column_base), r.column_capacity);
     auto column = std::make_unique<Column>();
@@ -440,7 +441,8 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     auto& c = s.counters;
     const uint64_t track = s.track_size.bytes();
     for (uint64_t t = 0; t < r.column_count; ++t) {
-      if (failed && !is_possible(bits[t])) bits[t] = kOutside;
+      if (for_status && !is_possible(bits[t])) bits[t] = kOutside;
+      if (copied && in_extent(bits[t])) bits[t] = on_drained(bits[t]);
       if (!is_possible(bits[t]))
         return Error{EUCLEAN, "its track table is damaged: impossible bits"};
       column->bits[t].store(bits[t], std::memory_order_relaxed);
