@@ -189,4 +189,28 @@ Status Core::checkpoint_object(Session& s, Object& o) {
   return {};
 }
 
+// What pending tracks show is on the source only, and programs may not have synced it. In ACTIVATE, when
+// the fence is open again: what was there at the consistency point is durable now, or in the journal
+// if it was overwritten meanwhile.
+Status Core::sync_sources(const std::vector<SessionPtr>& sessions) {
+  if (!power()) return {};
+  std::vector<std::pair<SessionPtr, const Object*>> pending;
+  for (const auto& s : sessions)
+    for (const auto& o : s->objects)
+      if (!o.gone && o.pending.load() != 0) pending.emplace_back(s, &o);
+  int e = 0;
+  if (pending.size() > kSyncOneByOne) {
+    e = disk_.syncfs(source_dir_.get());
+    if (e < 0) return Error::from_errno(e, "cannot make " + options_.source_name + " durable");
+  } else {
+    for (const auto& [s, o] : pending) {
+      const Fd source = open_source(*o);
+      if (source.get() == -ESTALE) continue;  // removed before the fence: its names tell
+      e = source ? disk_.sync(source.get()) : source.get();
+      if (e < 0) return Error::from_errno(e, "cannot make " + path_of(*s, *o) + " durable on the source");
+    }
+  }
+  return {};
+}
+
 }  // namespace clonefs::detail

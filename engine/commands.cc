@@ -325,6 +325,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   // What is precopied becomes durable here; what changes until the fence, after it.
   // That may take its time: once more what became stale in it.
   if (auto status = checkpoint(sessions); !status) return status;
+  if (auto status = sync_sources(sessions); !status) return status;
   for (const auto& s : sessions) {
     auto status = sync_skeleton(s);
     if (status) status = flush_tables(*s);
@@ -357,6 +358,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   for (const auto& s : sessions)
     if (status) status = flush_tables(*s);
   if (status) status = checkpoint({});
+  if (status) status = sync_sources(sessions);
   {
     Catalog::Batch batch(*catalog_);
     for (const auto& s : sessions) {

@@ -179,6 +179,8 @@ class Core {
   // Makes what is on the clone side of all active sessions and of EXTRA ones durable (data,
   // attributes, names), then their bits; then the journal is free.
   Status checkpoint(const std::vector<SessionPtr>& extra);
+  // Makes the source of all pending tracks durable where it is.
+  Status sync_sources(const std::vector<SessionPtr>& sessions);
   // Makes one member durable: fsync on a clone's file.
   Status checkpoint_object(Session& s, Object& o);
   void note_for_checkpoint(Session& s, Object& o);

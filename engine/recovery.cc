@@ -821,8 +821,14 @@ Status Core::close() {
   if (auto status = checkpoint(waiting); !status) return status;
   // "Clean" is a promise about all that the next start reads.
   int e = power() ? 0 : disk_.syncfs(pool_dir_.get());
-  for (auto& [name, s] : sessions_)
-    if (e == 0 && (s->before_activation() || s->active())) e = s->track_file.datasync();
+  bool needs_source = false;
+  for (auto& [name, s] : sessions_) {
+    if (!s->before_activation() && !s->active()) continue;
+    needs_source = true;
+    if (e == 0) e = s->track_file.datasync();
+  }
+  // The marks speak of the source's data, which programs may not have synced.
+  if (e == 0 && needs_source) e = disk_.syncfs(source_dir_.get());
   if (e < 0) return Error::from_errno(e, "cannot make the pool durable");
   Catalog::Batch batch(*catalog_);
   Status status = batch.clear_marks();
