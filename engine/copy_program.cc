@@ -357,13 +357,14 @@ bool Core::complete(const SessionPtr& s) {
                              s->name.c_str(), RENAME_NOREPLACE);
   if (e < 0 && e != -ENOENT)
     return failed(Error::from_errno(e, "cannot move the drained clone to its place in the pool"));
+  Status status;
   {
     Catalog::Batch batch(*catalog_);
-    auto status = put_rows(*s, batch);
+    status = put_rows(*s, batch);
     if (status) status = batch.set_state(s->id, static_cast<int>(SessionState::kCopied), "");
     if (status) status = batch.commit();
-    if (!status) return failed(status.error());
   }
+  if (!status) return failed(status.error());
   rows_written(*s);
   s->state.store(SessionState::kCopied);
   end_trouble(*s);

@@ -93,17 +93,20 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
   const auto deadline = std::chrono::steady_clock::now() + patience;
   std::unique_lock lock(mutex_);
   // Room first, so that what waits stays bounded.
-  for (;;) {
+  for (bool called = false;;) {
     const File& file = files_[current_];
     const uint64_t used = std::max(file.end, kHeaderSize) + waiting_.size();
     // A single record that is larger than a file may have the file for itself.
     const bool fits = used + size <= limit_ || used == kHeaderSize;
     if (fits && (waiting_.empty() || waiting_.size() + size <= kMostWaiting)) break;
-    if (!fits) {
+    if (!fits && !called) {
+      called = true;
       lock.unlock();
       call_for_checkpoint_();
       lock.lock();
+      continue;  // room may have been made before anybody waited for it
     }
+    called = false;
     if (changed_.wait_until(lock, deadline) == std::cv_status::timeout) return -ENOSPC;
   }
   const uint64_t ticket = ++waiting_ticket_;
