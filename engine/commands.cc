@@ -494,7 +494,11 @@ Status Core::remove_from_disk(uint64_t id, const std::string& name) {
     const int e = disk_.rename(dir->get(), name.c_str(), stage_dir_.get(), place.c_str(), 0);
     if (e < 0 && e != -ENOENT)
       return Error::from_errno(e, "cannot remove the clone " + name + " from the pool");
-    if (e == 0) break;
+    if (e < 0) continue;
+    // Gone from there before the row goes, else the name could not be used again.
+    if (const int r = disk_.sync(dir->get()); r < 0)
+      return Error::from_errno(r, "cannot remove the clone " + name + " from the pool");
+    break;
   }
   if (auto status = remove_tree(stage_dir_.get(), place); !status) return status;
   remove_track_files(id);

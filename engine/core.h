@@ -141,6 +141,7 @@ class Core {
   // Only the digests of TRACKS, of which DATA has all that lies within the member. Always before the
   // bits. 0 or -errno.
   int put_digests(Session& s, Object& o, Extent tracks, const char* data);
+  int clear_range(int fd, ByteRange range);
   // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
@@ -304,6 +305,7 @@ class Core {
   Status keep_to_tree(Session& s, int tree);
   // Inode numbers of all that lies in TREE. EACH: as stat has them, not the entries.
   int list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers);
+  Status clear_pending(Session& s, Object& o);
   Status replay_journal();
   Status checkpoint_all();
   void remove_volatile_track_file(uint64_t id);

@@ -247,9 +247,13 @@ Status Core::open() {
     if (status) status = batch.put_meta("durability", to_string(options_.durability));
     if (status) status = batch.clear_marks();
     if (status) status = batch.drop_orphans();
+    for (auto& [name, s] : sessions_)
+      if (status && s->active()) status = put_rows(*s, batch);
     if (status) status = batch.commit();
     if (!status) return status;
   }
+  for (auto& [name, s] : sessions_)
+    if (s->active()) rows_written(*s);
   for (auto& [name, s] : sessions_) {
     if (s->before_activation() || s->active()) start_worker(s);
   }
@@ -576,6 +580,9 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       if (o.gone) continue;
       if (end.power_cut() && !o.changed) o.finished = false;
       if (!o.finished) sources_.attach(o.source_id, s, &o);
+      if (!end.clean) {
+        if (auto status = clear_pending(*s, o); !status) return status;
+      }
     }
     if (!end.clean) return {};
     auto marks = catalog_->marks(s->id);
@@ -628,9 +635,10 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     }
     sources_.attach(o.source_id, s, &o);
     if (!o.is_regular()) continue;
-    // As it was when the bits were written down?
+    // As it was when the bits were written down? After a power cut no ctime tells it: what a program
+    // synced with fdatasync just before is there, the ctime that goes with it need not be.
     const Fd source = open_source(o, O_PATH);
-    bool trusted = source && disk_.stat(source.get(), "", &st) == 0;
+    bool trusted = source && disk_.stat(source.get(), "", &st) == 0 && !end.power_cut();
     if (trusted && end.clean) {
       trusted = same_time(st.st_ctim, o.ctime) && static_cast<uint64_t>(st.st_size) == o.size;
     } else if (trusted) {
@@ -655,6 +663,40 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     o.recheck = !(end.clean && trusted);
   }
   mark_all(s);
+  return {};
+}
+
+// After an unclean end the clone's file may have, of tracks that are pending, what was put there last
+// in part; and the clone's user may have cut it off, which its bits do not know.
+Status Core::clear_pending(Session& s, Object& o) {
+  if (o.pending.load() == 0) return {};
+  const Fd clone = open_clone(o, O_RDWR);
+  if (clone.get() == -ESTALE) return {};
+  struct stat st{};
+  int e = clone ? disk_.stat(clone.get(), "", &st) : clone.get();
+  if (e < 0) return Error::from_errno(e, "cannot open " + path_of(s, o) + " in the pool");
+  const auto size = static_cast<uint64_t>(st.st_size);
+  if (size < o.size) {
+    // Nothing of the source is shown beyond, also if it grows again.
+    o.size = size;
+    row_changed(s, o);
+  }
+  for (uint64_t t = 0; t < o.column->count;) {
+    if (!is_pending(o.column->at(t))) {
+      ++t;
+      continue;
+    }
+    uint64_t u = t;
+    while (u < o.column->count && is_pending(o.column->at(u))) ++u;
+    const uint64_t from = s.track_size.offset_of(t);
+    const uint64_t to = std::min(size, s.track_size.offset_of(u));
+    auto status = each_data(clone.get(), from, to, [&](ByteRange r) {
+      if (e == 0) e = clear_range(clone.get(), r);
+    });
+    if (!status) return status;
+    if (e < 0) return Error::from_errno(e, "cannot clear tracks of " + path_of(s, o) + " in the pool");
+    t = u;
+  }
   return {};
 }
 

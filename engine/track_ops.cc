@@ -208,6 +208,15 @@ int Core::read_source(int fd, ByteRange range, char* data, std::vector<ByteRange
   return 0;
 }
 
+// Makes RANGE, which is in the file, a hole, or zeros where there are none. 0 or -errno.
+int Core::clear_range(int fd, ByteRange range) {
+  const int e =
+      disk_.allocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.offset, range.length);
+  if (e != -EOPNOTSUPP && e != -ENOSYS) return e;
+  const std::vector<char> zeros(range.length);
+  return disk_.pwrite_full(fd, zeros.data(), zeros.size(), range.offset);
+}
+
 int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
                      const std::vector<ByteRange>& holes, bool clone_may_have_data) {
   const ByteRange wanted = {range.offset,
@@ -225,10 +234,7 @@ int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, Byte
     const uint64_t from = std::max(at, hole.offset);
     const uint64_t end = std::min(hole.end(), wanted.end());
     if (clone_may_have_data && end > from) {
-      int e = disk_.allocate(clone_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
-      if (e == -EOPNOTSUPP || e == -ENOSYS)
-        e = disk_.pwrite_full(clone_fd, data + (from - range.offset), end - from, from);
-      if (e < 0) return e;
+      if (const int e = clear_range(clone_fd, {from, end - from}); e < 0) return e;
     }
     at = end;
   }
