@@ -1,7 +1,6 @@
 #include "tests/engine/direct_volume.h"
 
 #include <gtest/gtest.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <boost/filesystem.hpp>
@@ -22,9 +21,6 @@ void must(Status status, const char* what) {
   if (!status) throw std::runtime_error(std::string(what) + ": " + status.error().message);
 }
 
-std::string proc_path(int fd) {
-  return "/proc/self/fd/" + std::to_string(fd);
-}
 
 // A descriptor that is closed at the end of a scope; keeps errno.
 class ScopedFd {
@@ -92,6 +88,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.durability = options_.durability;
   options.on_error = options_.on_error;
   options.boot = options_.boot;
+  options.journal_limit = options_.journal_limit;
   return options;
 }
 
@@ -149,6 +146,9 @@ bool DirectVolume::exists(const std::string& path) const {
 Tree DirectVolume::capture(const std::vector<std::string>& paths) const {
   Tree tree;
   for (const std::string& path : paths) test::capture(root_, path, tree);
+  if (options_.present) {
+    for (auto& [path, object] : tree) options_.present(&object->st);
+  }
   return tree;
 }
 
@@ -184,13 +184,7 @@ int DirectVolume::write_fd(int fd, uint64_t offset, std::string_view data) {
     return engine_->change_data(id_of_fd(*this, fd), fd, {offset, data.size()});
   });
   if (change.error() != 0) return -change.error();
-  while (!data.empty()) {
-    const ssize_t n = pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset));
-    if (n < 0) return -errno;
-    offset += static_cast<uint64_t>(n);
-    data.remove_prefix(static_cast<size_t>(n));
-  }
-  return 0;
+  return changes().pwrite_full(fd, data.data(), data.size(), offset);
 }
 
 int DirectVolume::truncate(const std::string& path, uint64_t size) {
@@ -202,7 +196,7 @@ int DirectVolume::truncate_fd(int fd, uint64_t size, bool readable) {
   const Told change(
       *this, [&] { return engine_->change_size(id_of_fd(*this, fd), readable ? fd : -1, size); });
   if (change.error() != 0) return -change.error();
-  return result(ftruncate(fd, static_cast<off_t>(size)));
+  return changes().truncate(fd, size);
 }
 
 int DirectVolume::allocate(const std::string& path, int mode, uint64_t offset, uint64_t length) {
@@ -212,7 +206,7 @@ int DirectVolume::allocate(const std::string& path, int mode, uint64_t offset, u
     return engine_->change_data(id(path), fd.get(), {offset, length});
   });
   if (change.error() != 0) return -change.error();
-  return result(fallocate(fd.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(length)));
+  return changes().allocate(fd.get(), mode, offset, length);
 }
 
 int DirectVolume::copy_range(const std::string& from, uint64_t from_offset, const std::string& to,
@@ -224,6 +218,12 @@ int DirectVolume::copy_range(const std::string& from, uint64_t from_offset, cons
     return engine_->change_data(id(to), out.get(), {to_offset, length});
   });
   if (change.error() != 0) return -change.error();
+  if (options_.volume_disk != nullptr) {
+    std::string data(length, '\0');
+    const ssize_t there = changes().pread_full(in.get(), data.data(), length, from_offset);
+    if (there < 0) return static_cast<int>(there);
+    return changes().pwrite_full(out.get(), data.data(), static_cast<size_t>(there), to_offset);
+  }
   auto in_offset = static_cast<off64_t>(from_offset);
   auto out_offset = static_cast<off64_t>(to_offset);
   const ssize_t n =
@@ -240,11 +240,9 @@ int DirectVolume::create(const std::string& path, mode_t mode) {
   names.names[0] = name;
   const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
-  const int file = openat(fd, name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
-  if (file < 0) return -errno;
-  fchmod(file, mode);  // whatever the umask of who runs the test
-  ::close(file);
-  return 0;
+  const ScopedFd file(changes().open(fd, name.c_str(), O_CREAT | O_EXCL | O_RDWR, mode));
+  if (file.get() < 0) return file.get();
+  return changes().chmod(file.get(), mode);  // whatever the umask of who runs the test
 }
 
 int DirectVolume::make(const std::string& path, std::string_view data, mode_t mode) {
@@ -261,7 +259,7 @@ int DirectVolume::mkdir(const std::string& path, mode_t mode) {
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
   const Told change(*this, [&] { return engine_->change_names(names); });
-  return change.error() != 0 ? -change.error() : result(mkdirat(fd, name.c_str(), mode));
+  return change.error() != 0 ? -change.error() : changes().mkdir(fd, name.c_str(), mode);
 }
 
 int DirectVolume::mknod(const std::string& path, mode_t mode, dev_t device) {
@@ -272,7 +270,7 @@ int DirectVolume::mknod(const std::string& path, mode_t mode, dev_t device) {
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
   const Told change(*this, [&] { return engine_->change_names(names); });
-  return change.error() != 0 ? -change.error() : result(mknodat(fd, name.c_str(), mode, device));
+  return change.error() != 0 ? -change.error() : changes().mknod(fd, name.c_str(), mode, device);
 }
 
 int DirectVolume::symlink(const std::string& target, const std::string& path) {
@@ -284,7 +282,7 @@ int DirectVolume::symlink(const std::string& target, const std::string& path) {
   names.names[0] = name;
   const Told change(*this, [&] { return engine_->change_names(names); });
   return change.error() != 0 ? -change.error()
-                             : result(symlinkat(target.c_str(), fd, name.c_str()));
+                             : changes().symlink(target.c_str(), fd, name.c_str());
 }
 
 int DirectVolume::link(const std::string& from, const std::string& to) {
@@ -295,9 +293,10 @@ int DirectVolume::link(const std::string& from, const std::string& to) {
   names.parents[0] = id_of_fd(*this, fd);
   names.names[0] = name;
   names.objects[0] = id(from);
+  const ScopedFd linked(openat(root_, from.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (linked.get() < 0) return -errno;
   const Told change(*this, [&] { return engine_->change_names(names); });
-  return change.error() != 0 ? -change.error()
-                             : result(linkat(root_, from.c_str(), fd, name.c_str(), 0));
+  return change.error() != 0 ? -change.error() : changes().link(linked.get(), fd, name.c_str());
 }
 
 int DirectVolume::tmpfile(const std::string& directory) {
@@ -314,7 +313,7 @@ int DirectVolume::link_fd(int file, const std::string& to) {
   names.objects[0] = id_of_fd(*this, file);
   const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
-  return result(linkat(AT_FDCWD, proc_path(file).c_str(), fd, name.c_str(), AT_SYMLINK_FOLLOW));
+  return changes().link(file, fd, name.c_str());
 }
 
 int DirectVolume::unlink(const std::string& path) {
@@ -332,7 +331,7 @@ int DirectVolume::unlink(const std::string& path) {
   names.victim_name = name;
   const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
-  return result(unlinkat(fd, name.c_str(), S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0));
+  return changes().unlink(fd, name.c_str(), S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0);
 }
 
 int DirectVolume::rename(const std::string& from, const std::string& to, unsigned flags) {
@@ -357,39 +356,42 @@ int DirectVolume::rename(const std::string& from, const std::string& to, unsigne
   }
   const Told change(*this, [&] { return engine_->change_names(names); });
   if (change.error() != 0) return -change.error();
-  return result(renameat2(from_fd, from_name.c_str(), to_fd, to_name.c_str(), flags));
+  return changes().rename(from_fd, from_name.c_str(), to_fd, to_name.c_str(), flags);
+}
+
+template <class Call>
+int DirectVolume::change_attributes(const std::string& path, Call call) {
+  const ScopedFd fd(openat(root_, path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (fd.get() < 0) return -errno;
+  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
+  return change.error() != 0 ? -change.error() : call(fd.get());
 }
 
 int DirectVolume::chmod(const std::string& path, mode_t mode) {
-  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
-  return change.error() != 0 ? -change.error() : result(fchmodat(root_, path.c_str(), mode, 0));
+  return change_attributes(path, [&](int fd) { return changes().chmod(fd, mode); });
 }
 
 int DirectVolume::chown(const std::string& path, uid_t uid, gid_t gid) {
-  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
-  return change.error() != 0 ? -change.error()
-                             : result(fchownat(root_, path.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW));
+  return change_attributes(path, [&](int fd) { return changes().chown(fd, uid, gid); });
 }
 
 int DirectVolume::utimes(const std::string& path, const timespec times[2]) {
-  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
-  return change.error() != 0 ? -change.error()
-                             : result(utimensat(root_, path.c_str(), times, AT_SYMLINK_NOFOLLOW));
+  return change_attributes(path, [&](int fd) { return changes().utimes(fd, times); });
 }
 
 int DirectVolume::set_xattr(const std::string& path, const std::string& name,
                             const std::string& value) {
-  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
-  if (change.error() != 0) return -change.error();
-  const std::string full = directory_.path() + "/" + path;
-  return result(lsetxattr(full.c_str(), name.c_str(), value.data(), value.size(), 0));
+  return change_attributes(
+      path, [&](int fd) { return changes().set_xattr(fd, name.c_str(), value); });
 }
 
 int DirectVolume::remove_xattr(const std::string& path, const std::string& name) {
-  const Told change(*this, [&] { return engine_->change_attributes(id(path)); });
-  if (change.error() != 0) return -change.error();
-  const std::string full = directory_.path() + "/" + path;
-  return result(lremovexattr(full.c_str(), name.c_str()));
+  return change_attributes(path, [&](int fd) { return changes().remove_xattr(fd, name.c_str()); });
+}
+
+int DirectVolume::sync(const std::string& path) {
+  const ScopedFd fd(openat(root_, path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  return fd.get() < 0 ? -errno : changes().sync(fd.get());
 }
 
 CreateOptions DirectVolume::options(const std::string& name, std::vector<std::string> paths) const {

@@ -65,9 +65,12 @@ class DirectVolume {
     uint64_t track_size = 4096;
     unsigned max_columns = 64;
     bool copy_threads = false;
-    Disk* disk = nullptr;  // posix_disk()
+    Disk* disk = nullptr;  // the engine's; posix_disk()
+    Disk* volume_disk = nullptr;  // changes of the volume go through it; posix_disk()
+    std::function<void(struct stat*)> present;  // what VOLUME_DISK shows of an object
     Durability durability = Durability::kPower;
     OnError on_error = OnError::kFailClone;
+    uint64_t journal_limit = 128 << 20;
     std::string boot;  // id of the boot; empty: the machine's
   };
   DirectVolume() : DirectVolume(Options{}) {}
@@ -116,6 +119,8 @@ class DirectVolume {
   int set_xattr(const std::string& path, const std::string& name, const std::string& value);
   int remove_xattr(const std::string& path, const std::string& name);
 
+  int sync(const std::string& path);  // what an application's fsync does on the backing file system
+
   // --- looking
   int root() const { return root_; }
   int open_file(const std::string& path, int flags) const;
@@ -163,8 +168,11 @@ class DirectVolume {
     int fd;
     std::string name;
   };
+  Disk& changes() const { return options_.volume_disk ? *options_.volume_disk : posix_disk(); }
   // Opens the directory of PATH; fd < 0: -errno.
   Parent parent(const std::string& path) const;
+  template <class Call>
+  int change_attributes(const std::string& path, Call call);
   // The Change of one function of this class.
   struct Told {
     Told(const DirectVolume& volume, const std::function<Change()>& about);

@@ -1,8 +1,7 @@
-// SIGKILL, and power cuts, at every moment: a child process plays one fixed scenario and ends
-// itself at its Nth call of the disk that changes something, for every N. Then the engine opens
-// what was left, and every command that had been acknowledged must hold: its clone is exact. For a
-// power cut, what was not synced is there or not, sector by sector, and the machine has another
-// boot id.
+// SIGKILL, and power cuts, at every moment of one fixed scenario. SIGKILL: a child process plays it
+// and ends itself at its Nth call of the disk that changes something, for every N. Power: a PowerDisk
+// fails at the Nth operation. Then the engine opens what was left, and every command that had been
+// acknowledged must hold: its clone is exact.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -12,8 +11,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 
+#include "tests/engine/catalog_vfs.h"
 #include "tests/engine/direct_volume.h"
 #include "tests/engine/power_disk.h"
 
@@ -21,68 +20,63 @@ namespace clonefs::test {
 namespace {
 
 // Ends the process before the call number LIMIT that changes anything.
-class DeadlyDisk : public PowerDisk {
+class DeadlyDisk : public ForwardingDisk {
  public:
-  // POWER_SEED: the power fails; else it is the process that is killed.
-  explicit DeadlyDisk(uint64_t limit, std::optional<uint64_t> power_seed = {})
-      : limit_(limit), power_seed_(power_seed) {}
+  explicit DeadlyDisk(uint64_t limit) : limit_(limit) {}
   ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
     count();
-    return PowerDisk::pwrite(fd, data, size, offset);
+    return ForwardingDisk::pwrite(fd, data, size, offset);
   }
   int truncate(int fd, uint64_t size) override {
     count();
-    return PowerDisk::truncate(fd, size);
+    return ForwardingDisk::truncate(fd, size);
   }
   int allocate(int fd, int mode, uint64_t offset, uint64_t length) override {
     count();
-    return PowerDisk::allocate(fd, mode, offset, length);
+    return ForwardingDisk::allocate(fd, mode, offset, length);
   }
   int datasync(int fd) override {
     count();
-    return PowerDisk::datasync(fd);
+    return ForwardingDisk::datasync(fd);
   }
   int chmod(int fd, mode_t mode) override {
     count();
-    return PowerDisk::chmod(fd, mode);
+    return ForwardingDisk::chmod(fd, mode);
   }
   int utimes(int fd, const struct timespec times[2]) override {
     count();
-    return PowerDisk::utimes(fd, times);
+    return ForwardingDisk::utimes(fd, times);
   }
   int mkdir(int dir, const char* name, mode_t mode) override {
     count();
-    return PowerDisk::mkdir(dir, name, mode);
+    return ForwardingDisk::mkdir(dir, name, mode);
   }
   int mknod(int dir, const char* name, mode_t mode, dev_t dev) override {
     count();
-    return PowerDisk::mknod(dir, name, mode, dev);
+    return ForwardingDisk::mknod(dir, name, mode, dev);
   }
   int link(int fd, int dir, const char* name) override {
     count();
-    return PowerDisk::link(fd, dir, name);
+    return ForwardingDisk::link(fd, dir, name);
   }
   int unlink(int dir, const char* name, int flags) override {
     count();
-    return PowerDisk::unlink(dir, name, flags);
+    return ForwardingDisk::unlink(dir, name, flags);
   }
   int rename(int from_dir, const char* from, int to_dir, const char* to, unsigned flags) override {
     count();
-    return PowerDisk::rename(from_dir, from, to_dir, to, flags);
+    return ForwardingDisk::rename(from_dir, from, to_dir, to, flags);
   }
   int open(int dir, const char* path, int flags, mode_t mode) override {
     if ((flags & O_CREAT) != 0) count();
-    return PowerDisk::open(dir, path, flags, mode);
+    return ForwardingDisk::open(dir, path, flags, mode);
   }
   void count() {
-    if (++calls_ != limit_) return;
-    if (power_seed_) cut(*power_seed_);
-    _exit(9);
+    if (++calls_ == limit_) _exit(9);
   }
 
  private:
   const uint64_t limit_;
-  const std::optional<uint64_t> power_seed_;
   uint64_t calls_ = 0;
 };
 
@@ -288,8 +282,18 @@ class Kill : public testing::Test {
   Told* told_ = nullptr;
   Contents all_, dir_, later_;
 
-  // One run: true when the scenario came to its end.
-  void run(uint64_t limit, std::optional<uint64_t> power_seed, Where where, bool lie = false) {
+  void reopen_and_check(DirectVolume& v, const std::string& what) {
+    const Status opened = v.open();
+    ASSERT_TRUE(opened) << opened.error().message;
+    check(v);
+    if (HasFailure()) {
+      const int step = told_->acknowledged;
+      FAIL() << what << " in step "
+             << (step < static_cast<int>(scenario().size()) ? scenario()[step].name : "-");
+    }
+  }
+
+  void run(uint64_t limit, Where where) {
     *told_ = Told{};
     DirectVolume v(where);
     make_tree(v);
@@ -297,8 +301,7 @@ class Kill : public testing::Test {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-      DeadlyDisk disk(limit, power_seed);
-      disk.lie_about_sync = lie;
+      DeadlyDisk disk(limit);
       v.use_disk(disk);
       v.before_end = [&] { disk.count(); };
       if (!v.open()) _exit(2);
@@ -309,16 +312,34 @@ class Kill : public testing::Test {
     ASSERT_TRUE(WIFEXITED(status)) << "the child died of signal " << WTERMSIG(status);
     ASSERT_TRUE(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 9)
         << "exit " << WEXITSTATUS(status) << " after step " << told_->acknowledged;
-    if (power_seed) v.use_boot("another");
-    const Status opened = v.open();
-    ASSERT_TRUE(opened) << opened.error().message;
-    check(v);
-    if (HasFailure()) {
-      const int step = told_->acknowledged;
-      FAIL() << (power_seed ? "power cut" : "killed") << " at call " << limit << " in step "
-             << (step < static_cast<int>(scenario().size()) ? scenario()[step].name : "-")
-             << (power_seed ? ", seed " + std::to_string(*power_seed) : "");
+    reopen_and_check(v, "killed at call " + std::to_string(limit));
+  }
+
+  void run_with_power_cut(uint64_t limit, uint64_t seed) {
+    *told_ = Told{};
+    PowerDisk disk(seed);
+    const CatalogVfs vfs(disk);
+    DirectVolume::Options options;
+    options.disk = &disk;
+    options.volume_disk = &disk.volume();
+    options.present = [&](struct stat* st) { disk.present(st); };
+    options.boot = "before";
+    DirectVolume v(options);
+    make_tree(v);
+    disk.settle();
+    disk.fail_after(limit);
+    for (const Step& step : scenario()) {
+      const bool done = step.run(v);
+      if (disk.off()) break;
+      ASSERT_TRUE(done) << step.name;
+      ++told_->acknowledged;
     }
+    told_->at_end = !disk.off();
+    v.kill();
+    disk.cut();
+    v.use_boot("after");
+    reopen_and_check(v, "power cut at operation " + std::to_string(limit) + ", seed " +
+                            std::to_string(seed));
   }
 };
 
@@ -326,7 +347,7 @@ TEST_F(Kill, at_every_call_of_the_disk) {
   const bool thorough = std::getenv("CLONEFS_LONG") != nullptr;
   uint64_t runs = 0;
   for (uint64_t limit = 1; limit < 100000; limit += thorough ? 1 : 1 + limit % 3) {
-    run(limit, {}, runs % 4 == 0 ? Where::kDisk : Where::kMemory);
+    run(limit, runs % 4 == 0 ? Where::kDisk : Where::kMemory);
     ++runs;
     if (HasFailure() || told_->at_end) break;
   }
@@ -334,12 +355,12 @@ TEST_F(Kill, at_every_call_of_the_disk) {
   EXPECT_GT(runs, 50u);
 }
 
-TEST_F(Kill, power_cut_at_every_call_of_the_disk) {
+TEST_F(Kill, power_cut_at_every_operation) {
   const uint64_t seeds = std::getenv("CLONEFS_LONG") != nullptr ? 20 : 2;
   uint64_t runs = 0;
   for (uint64_t limit = 1; limit < 100000; ++limit) {
     for (uint64_t seed = 0; seed < seeds; ++seed, ++runs) {
-      run(limit, limit * 1000 + seed, Where::kMemory);
+      run_with_power_cut(limit, limit * 1000 + seed);
       if (HasFailure() || told_->at_end) break;
     }
     if (HasFailure() || told_->at_end) break;
