@@ -166,8 +166,10 @@ Fd Core::open_clone(const Object& o, int flags) const {
   Fd fd = o.clone.open(pool_space_, flags);
   struct stat st{};
   // A handle may come from the catalog: the number was found in the session's tree.
-  if (fd && (disk_.stat(fd.get(), "", &st) < 0 || st.st_ino != o.pool_ino))
-    return Fd(disk_, -ESTALE);
+  if (fd) {
+    if (const int e = disk_.stat(fd.get(), "", &st); e < 0) return Fd(disk_, e);
+    if (st.st_ino != o.pool_ino) return Fd(disk_, -ESTALE);
+  }
   if (fd || fd.get() != -EACCES || (flags & O_PATH) != 0) return fd;
   // Without privilege the clone's own mode may keep the daemon out of its own file: give the owner
   // access for the moment of opening.
