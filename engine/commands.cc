@@ -431,7 +431,8 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
 void Core::release_columns(Session& s) {
   for (auto& o : s.objects) {
     const std::lock_guard lock(s.object_lock(o));
-    if (o.column != nullptr) o.column->digests = std::exchange(o.column->count, 0);
+    if (o.column == nullptr) continue;
+    o.column->digests = std::max(o.column->digests, std::exchange(o.column->count, 0));
   }
   auto& c = s.counters;
   for (auto* counter : {&c.tracks_total, &c.tracks_pending, &c.tracks_precopied, &c.tracks_recopied,
