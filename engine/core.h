@@ -29,6 +29,7 @@
 #include "engine/event_log.h"
 #include "engine/fence.h"
 #include "engine/journal.h"
+#include "engine/pool_watch.h"
 #include "engine/session.h"
 #include "engine/source_map.h"
 
@@ -230,6 +231,7 @@ class Core {
   Fence fence_;
   SourceMap sources_;
   EventLog events_;
+  PoolWatch pool_watch_;
 
   std::mutex hooks_mutex_;
   std::function<Status(const Engine::Wanted&)> flush_;
@@ -314,7 +316,10 @@ class Core {
   Status set_filters(Session& s, int dir, const PathNode& node);
 
   void housekeeping();
+  void look_at_pool();
+  uint64_t still_needed(Session& s);
 
+  std::chrono::steady_clock::time_point pool_looked_at_;  // the housekeeper's
   std::thread housekeeper_;
   std::mutex housekeeper_mutex_;
   std::condition_variable housekeeper_wake_;

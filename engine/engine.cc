@@ -75,6 +75,7 @@ std::shared_ptr<const VerifyReport> Engine::verified(const std::string& name) co
 
 std::vector<SessionStatus> Engine::status() const { return core_->status(); }
 Result<SessionStatus> Engine::status(const std::string& name) const { return core_->status(name); }
+PoolStatus Engine::pool_status() const { return core_->pool_watch_.status(); }
 Result<std::vector<MemberExtents>> Engine::extents(const std::string& name) const {
   return core_->extents(name);
 }

@@ -105,6 +105,15 @@ struct SessionStatus {
   uint64_t fence_ns = 0;           // how long the fence of its activation stood
 };
 
+// The pool's file system, as it was looked at last (every second).
+struct PoolStatus {
+  bool known = false;  // it has been looked at
+  uint64_t free_bytes = 0;
+  uint64_t needed_bytes = 0;      // what running sessions may still take, at most
+  uint64_t used_bytes_per_s = 0;  // by whomever
+  int64_t full_in_s = -1;         // at this rate; -1: there is room for all, or nothing is used
+};
+
 // What `clonefs extents` shows of one member.
 struct MemberExtents {
   std::string path;
@@ -283,6 +292,7 @@ class Engine {
 
   std::vector<SessionStatus> status() const;  // terminated ones too, by name
   Result<SessionStatus> status(const std::string& name) const;
+  PoolStatus pool_status() const;  // never waits for the pool
   Result<std::vector<MemberExtents>> extents(const std::string& name) const;
 
   // --- events ----------------------------------------------------------------------------------

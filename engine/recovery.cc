@@ -257,6 +257,7 @@ Status Core::open() {
   for (auto& [name, s] : sessions_) {
     if (s->before_activation() || s->active()) start_worker(s);
   }
+  look_at_pool();
   if (options_.copy_threads) housekeeper_ = std::thread([this] { housekeeping(); });
   return {};
 }

@@ -105,6 +105,50 @@ Status Core::flush_rows(Session& s) {
   return status;
 }
 
+// Room that the session may still take in the pool, at most.
+uint64_t Core::still_needed(Session& s) {
+  const uint64_t track = s.track_size.bytes();
+  const std::unique_lock work(s.work_mutex, std::try_to_lock);
+  // Whole tracks are too many: the last one of a file seldom is. When nobody may look, what was seen last
+  // is a bound as well.
+  if (!work) return std::min(s.counters.tracks_pending.load() * track, s.needed_at_last);
+  uint64_t needed = 0;
+  for (const auto& o : s.objects) {
+    const uint64_t pending = o.pending.load();
+    if (o.gone || pending == 0) continue;
+    const std::lock_guard lock(s.object_lock(o));
+    needed += std::min(pending * track, (o.size + 4095) / 4096 * 4096);
+  }
+  s.needed_at_last = needed;
+  return needed;
+}
+
+void Core::look_at_pool() {
+  struct statvfs fs{};
+  if (disk_.statvfs(pool_dir_.get(), &fs) < 0) return;
+  const uint64_t free = uint64_t{fs.f_bavail} * fs.f_frsize;
+  std::vector<SessionPtr> running;
+  uint64_t needed = 0;
+  {
+    const std::shared_lock lock(sessions_mutex_);
+    for (const auto& [name, s] : sessions_) {
+      if (s->building || (!s->active() && s->state.load() != SessionState::kPrecopy)) continue;
+      needed += s->counters.tracks_pending.load() * s->track_size.bytes();
+      running.push_back(s);
+    }
+  }
+  // Many objects are looked at only when it matters.
+  if (needed > free) {
+    needed = 0;
+    for (const auto& s : running) needed += still_needed(*s);
+  }
+  const auto time = std::chrono::steady_clock::now();
+  const std::chrono::duration<double> passed = time - pool_looked_at_;
+  pool_looked_at_ = time;
+  if (const auto text = pool_watch_.look(free, needed, passed.count()); !text.empty())
+    events_.add(text);
+}
+
 // What users of clones changed goes to the catalog within a second; checkpoints.
 void Core::housekeeping() {
   constexpr auto kCheckpointEvery = std::chrono::seconds(5);
@@ -149,6 +193,7 @@ void Core::housekeeping() {
       if (auto status = flush_rows(*s); !status) rows = status;
     }
     say(catalog_error, "catalog", rows);
+    look_at_pool();
     lock.lock();
   }
 }

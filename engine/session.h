@@ -209,6 +209,7 @@ struct Session {
   bool worker_stop = false;    // guarded by worker_mutex
   uint64_t worker_signal = 0;  // guarded by worker_mutex
   std::atomic<uint64_t> rate_now{0};
+  uint64_t needed_at_last = UINT64_MAX;  // room in the pool; the housekeeper's
 
   std::mutex& object_lock(const Object& o) { return object_locks[o.id % object_locks.size()]; }
   std::array<std::mutex, 64> object_locks;

@@ -66,7 +66,7 @@ Result<std::string> CommandExecutor::after(const Status& status, const Command& 
       text += name + ": removed\n";
     }
   }
-  return command.json ? status_json(info_, sessions, true) : text;
+  return command.json ? status_json(info(), sessions, true) : text;
 }
 
 Result<std::string> CommandExecutor::create(Command& command) {
@@ -87,11 +87,12 @@ Result<std::string> CommandExecutor::show_status(const Command& command) {
   const bool all = command.verb == Verb::kList;
   if (command.names.empty()) {
     const auto sessions = engine_.status();
-    return command.json ? status_json(info_, sessions, all) : status_table(sessions, all);
+    if (command.json) return status_json(info(), sessions, all);
+    return status_table(sessions, all) + (all ? "" : pool_line(engine_.pool_status()));
   }
   const auto session = engine_.status(command.names.front());
   if (!session) return session.error();
-  return command.json ? status_json(info_, {*session}, true) : status_details(*session);
+  return command.json ? status_json(info(), {*session}, true) : status_details(*session);
 }
 
 Result<std::string> CommandExecutor::wait(const Command& command,

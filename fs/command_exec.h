@@ -23,7 +23,12 @@ class CommandExecutor {
   Result<std::string> execute(Command command, const std::function<bool()>& cancelled);
 
   Engine& engine() { return engine_; }
-  const VolumeInfo& info() const { return info_; }
+  // As it is now.
+  VolumeInfo info() const {
+    VolumeInfo info = info_;
+    info.pool_status = engine_.pool_status();
+    return info;
+  }
 
  private:
   Result<std::string> after(const Status& status, const Command& command,

@@ -379,7 +379,10 @@ struct ControlTree::Nodes {
         root(owner, kRoot),
         ctl(context, kCtl),
         status(owner, kStatus, 0400,
-               [&executor] { return status_table(executor.engine().status(), false); }),
+               [&executor] {
+                 return status_table(executor.engine().status(), false) +
+                        pool_line(executor.engine().pool_status());
+               }),
         status_json_file(owner, kStatusJson, 0400,
                          [&executor] {
                            return status_json(executor.info(), executor.engine().status(), false);

@@ -168,6 +168,15 @@ std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
   return text;
 }
 
+std::string pool_line(const PoolStatus& pool) {
+  if (!pool.known) return "";
+  std::string text = "pool: " + format_size(pool.free_bytes) + " free";
+  if (pool.needed_bytes > pool.free_bytes)
+    text += ", " + format_size(pool.needed_bytes) + " may be needed";
+  if (pool.full_in_s >= 0) text += ", full in " + duration(pool.full_in_s);
+  return text + "\n";
+}
+
 std::string status_details(const SessionStatus& s) {
   std::string paths;
   for (size_t i = 0; i < s.paths.size() && i < 8; i++) {
@@ -229,6 +238,10 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   json["pool"] = info.pool;
   json["pid"] = info.pid;
   json["durability"] = info.durability;
+  const PoolStatus& pool = info.pool_status;
+  json["pool_free_bytes"] = pool.known ? Json(pool.free_bytes) : Json(nullptr);
+  json["pool_needed_bytes"] = pool.known ? Json(pool.needed_bytes) : Json(nullptr);
+  json["pool_full_in_s"] = pool.full_in_s < 0 ? Json(nullptr) : Json(pool.full_in_s);
   json["sessions"] = Json::array();
   for (const SessionStatus& session : sessions) {
     if (shown(session, all)) json["sessions"].push_back(to_json(session));

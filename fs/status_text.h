@@ -20,12 +20,15 @@ struct VolumeInfo {
   std::string pool;
   pid_t pid = 0;
   std::string durability{};  // "power", "relaxed"
+  PoolStatus pool_status{};
 };
 
 std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0
 
 // A table with one line a session; terminated ones are left out unless ALL.
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all);
+// A line about the pool's room; "" when nothing is known.
+std::string pool_line(const PoolStatus& pool);
 // Everything of one session, line by line.
 std::string status_details(const SessionStatus& session);
 // {"schema":1,"volume":...,"sessions":[...]}

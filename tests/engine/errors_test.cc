@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "engine/pool_watch.h"
 #include "tests/engine/direct_volume.h"
 #include "tests/engine/fault_disk.h"
 
@@ -313,6 +314,61 @@ TEST_F(Errors, who_writes_to_a_clone_gets_the_error_and_the_clone_stays) {
   EXPECT_EQ(v->status("c").state, SessionState::kCopyInProgress);
   EXPECT_EQ(v->clone_difference("c", expected), "");
   EXPECT_EQ(open.file->write("x", 1, 100), 1);
+}
+
+// --- room in the pool
+
+TEST(PoolWatch, says_once_that_the_pool_will_be_full_soon) {
+  constexpr uint64_t kMiB = 1 << 20;
+  detail::PoolWatch watch;
+  EXPECT_FALSE(watch.status().known);
+  EXPECT_EQ(watch.look(10000 * kMiB, 20000 * kMiB, 0), "");
+  EXPECT_EQ(watch.status().full_in_s, -1);  // nothing is used
+  uint64_t free = 10000 * kMiB;
+  // 10 MiB a second: in some 900 seconds.
+  for (int i = 0; i < 60; ++i) EXPECT_EQ(watch.look(free -= 10 * kMiB, 20000 * kMiB, 1), "") << i;
+  EXPECT_NEAR(static_cast<double>(watch.status().used_bytes_per_s), 10 * kMiB, 0.1 * kMiB);
+  EXPECT_NEAR(static_cast<double>(watch.status().full_in_s), 940, 20);
+  // As fast, but all that is needed has room: nothing to say.
+  free -= 100 * kMiB;
+  EXPECT_EQ(watch.look(free, free - kMiB, 1), "");
+  EXPECT_EQ(watch.status().full_in_s, -1);
+  int said = 0;
+  for (int i = 0; i < 30; ++i) said += watch.look(free -= 100 * kMiB, 20000 * kMiB, 1).empty() ? 0 : 1;
+  EXPECT_EQ(said, 1);
+  EXPECT_LT(watch.status().full_in_s, detail::PoolWatch::kSoonS);
+  // Room was made, and goes again.
+  EXPECT_EQ(watch.look(30000 * kMiB, 20000 * kMiB, 1), "");
+  EXPECT_NE(watch.look(3 * kMiB, 20000 * kMiB, 1).find("3 MiB are left"), std::string::npos);
+  EXPECT_EQ(watch.status().full_in_s, 0);
+}
+
+TEST_F(Errors, the_pool_is_looked_at_and_an_event_says_that_it_fills_up) {
+  std::atomic<uint64_t> room{uint64_t{1} << 40};
+  disk.room = [&](struct statvfs* fs) { fs->f_bavail = room / fs->f_frsize; };
+  auto v = volume(OnError::kFailClone, true);
+  EXPECT_TRUE(v->engine().pool_status().known);
+  EXPECT_EQ(v->engine().pool_status().free_bytes, uint64_t{1} << 40);
+  copy(*v, "c", true);
+  const auto events = [&] {
+    int n = 0;
+    for (const auto& event : v->engine().events(0))
+      n += event.text.find("running out of space") == std::string::npos ? 0 : 1;
+    return n;
+  };
+  const auto wait_for = [&](const std::function<bool()>& condition) {
+    // No event has that number: looked at again, for ten seconds.
+    for (int i = 0; i < 200 && !condition(); ++i) v->engine().wait_event(1 << 30, milliseconds(50));
+    return condition();
+  };
+  room = 40 << 10;  // the clone may need four times 20 KiB
+  EXPECT_TRUE(wait_for([&] { return events() == 1; }));
+  EXPECT_EQ(v->engine().pool_status().needed_bytes, 4u * 5 * 4096);
+  EXPECT_EQ(v->engine().pool_status().full_in_s, 0);
+  room = 80 << 10;
+  EXPECT_TRUE(wait_for([&] { return v->engine().pool_status().full_in_s == -1; }));
+  room = 40 << 10;
+  EXPECT_TRUE(wait_for([&] { return events() == 2; }));
 }
 
 }  // namespace

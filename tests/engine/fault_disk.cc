@@ -180,6 +180,12 @@ int FaultDisk::stat(int dir, const char* path, struct stat* st) {
   if (const int e = ask({"stat", dir, path}); e < 0) return e;
   return ForwardingDisk::stat(dir, path, st);
 }
+int FaultDisk::statvfs(int fd, struct statvfs* st) {
+  const int e = ForwardingDisk::statvfs(fd, st);
+  const std::lock_guard lock(mutex_);
+  if (e == 0 && room) room(st);
+  return e;
+}
 int FaultDisk::chmod(int fd, mode_t mode) {
   if (const int e = ask({"chmod", fd, "", true}); e < 0) return e;
   return ForwardingDisk::chmod(fd, mode);

@@ -23,6 +23,8 @@ class FaultDisk : public ForwardingDisk {
   FaultDisk();
   ~FaultDisk() override;
 
+  // Changes what the file system says of its room.
+  std::function<void(struct statvfs*)> room;
   // Asked before each call: 0, or the -errno with which it fails, undone. One call at a time.
   std::function<int(const Call&)> fault;
   int ask(const Call& call) {
@@ -41,6 +43,7 @@ class FaultDisk : public ForwardingDisk {
   int sync(int fd) override;
   int syncfs(int fd) override;
   int stat(int dir, const char* path, struct stat* st) override;
+  int statvfs(int fd, struct statvfs* st) override;
   int chmod(int fd, mode_t mode) override;
   int chown(int fd, uid_t uid, gid_t gid) override;
   int utimes(int fd, const struct timespec times[2]) override;

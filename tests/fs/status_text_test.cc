@@ -39,6 +39,17 @@ TEST(StatusText, JsonHasEveryKeyAndIsUtf8) {
   const auto json = nlohmann::json::parse(text);  // throws on bad UTF-8
   EXPECT_EQ(json["schema"], 1);
   EXPECT_EQ(json["pid"], 42);
+  EXPECT_TRUE(json["pool_free_bytes"].is_null());
+  VolumeInfo known;
+  known.pool_status = {true, 3 << 20, 5 << 20, 1 << 20, 3};
+  const auto pool = nlohmann::json::parse(status_json(known, {}, false));
+  EXPECT_EQ(pool["pool_free_bytes"], 3 << 20);
+  EXPECT_EQ(pool["pool_needed_bytes"], 5 << 20);
+  EXPECT_EQ(pool["pool_full_in_s"], 3);
+  EXPECT_EQ(pool_line(known.pool_status), "pool: 3.0 MiB free, 5.0 MiB may be needed, full in 3s\n");
+  known.pool_status = {true, 3 << 20, 1 << 20, 0, -1};
+  EXPECT_EQ(pool_line(known.pool_status), "pool: 3.0 MiB free\n");
+  EXPECT_EQ(pool_line({}), "");
   const auto& s = json["sessions"][0];
   for (const char* key : {"name",
                           "state",
