@@ -310,6 +310,7 @@ class Core {
   Status clear_pending(Session& s, Object& o);
   Status replay_journal();
   Status checkpoint_all();
+  void reserve_room();
   void remove_volatile_track_file(uint64_t id);
   Status find_pins(Session& s, int tree);
   int pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)>& fn);

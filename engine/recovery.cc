@@ -1,6 +1,7 @@
 // Opening a pool, taking up its sessions where they were, and the clean end. FORMAT.md has what is
 // on disk.
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -257,6 +258,7 @@ Status Core::open() {
   for (auto& [name, s] : sessions_) {
     if (s->before_activation() || s->active()) start_worker(s);
   }
+  reserve_room();
   look_at_pool();
   if (options_.copy_threads) housekeeper_ = std::thread([this] { housekeeping(); });
   return {};
@@ -362,6 +364,9 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   if (has_bits && state != SessionState::kFailed) {
     auto digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s.id), false);
     digests_lost = before && !digests;
+    // Those that are there and only cannot be read now would be older than the clone later.
+    if (!before && !digests && digests.error().code != ENOENT && digests.error().code != EUCLEAN)
+      return digests.error();
     if (digests_lost) {
       // All is copied again, then. (An active session goes on without: verify says so.)
       disk_.unlink(tracks_dir_.get(), digests_name(s.id).c_str(), 0);
@@ -753,6 +758,18 @@ Status Core::replay_journal() {
   if (status && tracks != 0)
     events_.add("after a power cut: " + std::to_string(tracks) + " tracks taken from the journal");
   return status;
+}
+
+// Deleting clones is the way out of a full pool, and a clean end must be possible there: the catalog
+// has room of its own behind the end of its files. Where that can't be had it is as full as the pool.
+void Core::reserve_room() {
+  constexpr uint64_t kReserve = 1 << 20;
+  for (const char* name : {"catalog.db", "catalog.db-wal"}) {
+    const Fd file(disk_, disk_.open(pool_dir_.get(), name, O_RDWR | O_NOFOLLOW));
+    struct stat st{};
+    if (!file || disk_.stat(file.get(), "", &st) < 0) continue;
+    disk_.allocate(file.get(), FALLOC_FL_KEEP_SIZE, 0, static_cast<uint64_t>(st.st_size) + kReserve);
+  }
 }
 
 // All sessions that hold bits, whatever changed in them.

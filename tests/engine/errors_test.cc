@@ -305,7 +305,7 @@ TEST_F(Errors, who_writes_to_a_clone_gets_the_error_and_the_clone_stays) {
   const Tree expected = v->capture();
   auto open = v->open_clone("c", "f0");
   ASSERT_TRUE(open);
-  for (const int e : {ENOSPC, EDQUOT, EIO}) {
+  for (const int e : {ENOSPC, EDQUOT, EIO, EROFS}) {
     fail_changes("incomplete/c/f0", e);
     EXPECT_EQ(open.file->write("x", 1, 100), -e);
     EXPECT_EQ(open.file->truncate(5000), -e);
