@@ -34,6 +34,18 @@ SessionPtr Core::find(const std::string& name) const {
   return it == sessions_.end() ? nullptr : it->second;
 }
 
+Status Core::available() const {
+  if (!options_.no_clones) return {};
+  return Error{EOPNOTSUPP,
+               "the volume is mounted without its clones (--no-clones), so nothing can be done with "
+               "them; unmount it and mount it without that option"};
+}
+
+Error Core::no_clone(const std::string& name) const {
+  if (auto status = available(); !status) return status.error();
+  return {ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+}
+
 std::vector<SessionPtr> Core::find_all(const std::vector<std::string>& names,
                                        Status* status) const {
   std::vector<SessionPtr> found;
@@ -41,7 +53,7 @@ std::vector<SessionPtr> Core::find_all(const std::vector<std::string>& names,
   for (const auto& name : names) {
     auto s = find(name);
     if (s == nullptr) {
-      *status = Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+      *status = no_clone(name);
       return {};
     }
     if (std::find(found.begin(), found.end(), s) == found.end()) found.push_back(std::move(s));
@@ -119,6 +131,7 @@ Status Core::create(const CreateOptions& o) {
   {
     const std::lock_guard command(command_mutex_);
     if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
+    if (auto status = available(); !status) return status;
     if (auto status = check_create(o, &s->root_filter); !status) return status;
     if (find(o.name) != nullptr)
       return Error{EEXIST, "the name " + o.name +
@@ -541,7 +554,7 @@ Status Core::set_rate(const std::string& name, uint64_t bytes_per_s) {
   const std::lock_guard command(command_mutex_);
   const auto s = find(name);
   if (s == nullptr)
-    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+    return no_clone(name);
   s->rate_limit.store(bytes_per_s);
   if (!s->building) {
     Catalog::Batch batch(*catalog_);
@@ -559,7 +572,7 @@ Status Core::wait(const std::string& name, Engine::Goal goal,
                         timeout.value_or(std::chrono::hours(24 * 365));
   const auto s = find(name);
   if (s == nullptr)
-    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+    return no_clone(name);
   std::unique_lock lock(state_mutex_);
   for (;;) {
     if (s->removed) return Error{ENOENT, name + " was removed while you waited"};

@@ -116,6 +116,8 @@ class Core {
   bool step_finish(const SessionPtr& session);
 
   SessionPtr find(const std::string& name) const;
+  Status available() const;                        // Engine::available
+  Error no_clone(const std::string& name) const;  // what is said when there is no such name
   EventLog& events() { return events_; }
   const EventLog& events() const { return events_; }
 
@@ -287,7 +289,10 @@ class Core {
   Status remove_from_disk(uint64_t id, const std::string& name);
 
   // recovery.cc
+  Status open_source();
   Status open_pool();
+  Status take_pool();
+  Result<std::string> mark(bool replace);
   Status make_private(int dir, const std::string& name);
   bool lies_in(int fd, const struct stat& top);
   bool opens_handles(int dir);
@@ -298,6 +303,7 @@ class Core {
     bool clean = false;
     bool same_boot = false;  // and the same mount of the pool: its page cache is still there
     bool was_power = false;
+    bool elsewhere = false;  // since then the volume was mounted without its clones
     bool power_cut() const { return !clean && !same_boot; }
   };
   Status load_objects(Session& s, const LastEnd& end);

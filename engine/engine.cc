@@ -110,7 +110,10 @@ bool Engine::step_finish(const std::string& name) {
   return s != nullptr && core_->step_finish(s);
 }
 
-Status Engine::checkpoint() { return core_->checkpoint({}); }
+Status Engine::checkpoint() {
+  if (core_->options_.no_clones) return {};
+  return core_->checkpoint({});
+}
 Durability Engine::durability() const { return core_->options_.durability; }
 Engine::JournalStatistics Engine::journal_statistics() const {
   if (core_->journal_ == nullptr) return {};
@@ -118,6 +121,7 @@ Engine::JournalStatistics Engine::journal_statistics() const {
   return {s.records, s.commits, s.bytes};
 }
 
+Status Engine::available() const { return core_->available(); }
 const std::string& Engine::pool_path() const { return core_->pool_name_; }
 dev_t Engine::device() const { return core_->device_; }
 

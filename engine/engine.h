@@ -57,6 +57,8 @@ struct EngineOptions {
   // How long a write waits for room in the journal before the clone counts as failed.
   std::chrono::milliseconds stall_limit{30000};
   std::string boot;           // id of this boot of the machine; empty: ask the kernel (tests)
+  // The pool is not opened: there are no clones, every command is refused, changes are let through.
+  bool no_clones = false;
   bool copy_threads = true;   // false: nothing is copied but by step() (tests)
 };
 
@@ -328,6 +330,8 @@ class Engine {
   };
   JournalStatistics journal_statistics() const;
   const std::string& pool_path() const;
+  // Why every command is refused: opened with no_clones.
+  Status available() const;
   // Device of the volume: objects with another st_dev have SourceId 0.
   dev_t device() const;
 

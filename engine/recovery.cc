@@ -38,7 +38,24 @@ Core::~Core() {
   sessions_.clear();
 }
 
-Status Core::open_pool() {
+namespace {
+
+// In the volume's .clonefs: a new text at each mount without clones. The catalog has the one that it
+// saw last.
+constexpr const char* kMark = "without-clones";
+constexpr size_t kMarkSize = 36;
+
+std::string new_mark() {
+  std::ifstream file("/proc/sys/kernel/random/uuid");
+  std::string id;
+  std::getline(file, id);
+  id.resize(kMarkSize, '-');
+  return id;
+}
+
+}  // namespace
+
+Status Core::open_source() {
   source_dir_ = Fd(disk_, disk_.open(options_.source, ".", O_RDONLY | O_DIRECTORY));
   if (!source_dir_)
     return Error::from_errno(source_dir_.get(), "cannot open " + options_.source_name);
@@ -46,6 +63,45 @@ Status Core::open_pool() {
   if (const int e = disk_.stat(source_dir_.get(), "", &root); e < 0)
     return Error::from_errno(e, "cannot read " + options_.source_name);
   device_ = root.st_dev;
+  if (const int e = disk_.lock(source_dir_.get()); e == -EWOULDBLOCK)
+    return Error{EBUSY, options_.source_name + " is served by another clonefs already; unmount that "
+                                               "one first (`clonefs umount MOUNTPOINT`)"};
+  return {};
+}
+
+// The mark of mounts without clones: "" where there is none and none can be made, or another one with
+// REPLACE. It is overwritten in place, which needs no room.
+Result<std::string> Core::mark(bool replace) {
+  int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
+  if (e < 0 && e != -EEXIST && e != -EROFS) return Error::from_errno(e, "cannot make .clonefs");
+  const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
+                                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  const std::string what = options_.source_name + "/.clonefs/" + kMark;
+  Fd file(disk_, hidden ? disk_.open(hidden.get(), kMark, O_RDONLY | O_NOFOLLOW) : hidden.get());
+  std::string text(kMarkSize, '\0');
+  if (file && !replace) {
+    const ssize_t n = disk_.pread_full(file.get(), text.data(), kMarkSize, 0);
+    if (n < 0) return Error::from_errno(static_cast<int>(n), "cannot read " + what);
+    if (n == kMarkSize) return text;
+  } else if (!file && file.get() != -ENOENT) {
+    return Error::from_errno(file.get(), "cannot read " + what);
+  }
+  // A volume that cannot be written to does not change either.
+  if (!hidden) return std::string();
+  file = Fd(disk_, disk_.open(hidden.get(), kMark, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  if (file.get() == -EROFS) return std::string();
+  text = new_mark();
+  e = file ? disk_.pwrite_full(file.get(), text.data(), kMarkSize, 0) : file.get();
+  if (e == 0) e = disk_.sync(file.get());
+  if (e == 0) e = disk_.sync(hidden.get());
+  if (e < 0) return Error::from_errno(e, "cannot write " + what);
+  return text;
+}
+
+Status Core::open_pool() {
+  struct stat root{};
+  if (const int e = disk_.stat(source_dir_.get(), "", &root); e < 0)
+    return Error::from_errno(e, "cannot read " + options_.source_name);
   if (options_.pool.empty()) {
     int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
     if (e < 0 && e != -EEXIST)
@@ -98,9 +154,6 @@ Status Core::open_pool() {
                ? Error{EBUSY, "the pool " + pool_name_ + " is in use by another clonefs; unmount "
                               "that volume first (`clonefs umount MOUNTPOINT`)"}
                : Error::from_errno(e, "cannot lock the pool " + pool_name_);
-  if (const int e = disk_.lock(source_dir_.get()); e == -EWOULDBLOCK)
-    return Error{EBUSY, options_.source_name + " is served by another clonefs already; unmount that "
-                                               "one first (`clonefs umount MOUNTPOINT`)"};
   struct Place {
     const char* name;
     Fd* fd;
@@ -166,13 +219,32 @@ std::string Core::mount_of_pool() {
 }
 
 Status Core::open() {
-  if (auto status = open_pool(); !status) return status;
+  if (auto status = open_source(); !status) return status;
+  if (options_.no_clones) {
+    pool_name_ = options_.pool.empty() ? options_.source_name + "/.clonefs/pool" : options_.pool;
+    // Of what changes from now on the pool hears nothing.
+    if (auto marked = mark(true); !marked)
+      events_.add(marked.error().message + ": should the last mount not have ended cleanly, the next one "
+                  "cannot know that the files were changed without the clones that were not drained; "
+                  "terminate these then");
+    return {};
+  }
+  auto status = open_pool();
+  if (status) status = take_pool();
+  // In use, or a place that cannot be one: it says what to do.
+  if (status || status.error().code == EBUSY || status.error().code == EINVAL) return status;
+  return Error{status.error().code,
+               status.error().message + ". `clonefs fsck " +
+                   (options_.pool.empty() ? options_.source_name + "/.clonefs/pool" : options_.pool) +
+                   "` looks at the pool; `clonefs mount --no-clones` mounts the volume without it"};
+}
+
+Status Core::take_pool() {
   // SQLite opens by path: through the pool's descriptor, so that nobody can put another in its way.
   auto catalog = Catalog::open("/proc/self/fd/" + std::to_string(pool_dir_.get()) + "/catalog.db");
   if (!catalog)
     return Error{catalog.error().code, "the pool " + pool_name_ + " cannot be used: " +
-                                           catalog.error().message +
-                                           "; name another directory with --pool to go on without it"};
+                                           catalog.error().message};
   catalog_ = std::move(*catalog);
 
   std::string root_handle;
@@ -199,6 +271,11 @@ Status Core::open() {
   LastEnd end{*clean == "1", *boot == this_boot, *durability == to_string(Durability::kPower)};
   // Mounted anew since (it may be an image that was cut off): the page cache is another.
   if (end.was_power && *mount != this_mount) end.same_boot = false;
+  auto known_mark = catalog_->meta("without_clones");
+  if (!known_mark) return known_mark.error();
+  const auto this_mark = mark(false);
+  if (!this_mark) return this_mark.error();
+  end.elsewhere = !known_mark->empty() && *known_mark != *this_mark;
 
   auto rows = catalog_->sessions();
   if (!rows) return rows.error();
@@ -245,6 +322,7 @@ Status Core::open() {
     if (status) status = batch.put_meta("clean", "0");
     if (status) status = batch.put_meta("boot", this_boot);
     if (status) status = batch.put_meta("mount", this_mount);
+    if (status) status = batch.put_meta("without_clones", *this_mark);
     if (status) status = batch.put_meta("durability", to_string(options_.durability));
     if (status) status = batch.clear_marks();
     if (status) status = batch.drop_orphans();
@@ -582,6 +660,10 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     if (end.power_cut() && !end.was_power)
       return Error{EIO, "the machine went down before all was drained, and the volume was mounted "
                         "with durability relaxed"};
+    // After a clean end what is recorded of the sources tells whether any of it was changed.
+    if (end.elsewhere && !end.clean)
+      return Error{ESTALE, "the volume was mounted without its clones (--no-clones) before all of it was "
+                           "drained, after a daemon that had not ended cleanly"};
     for (auto& o : s->objects) {
       if (o.gone) continue;
       if (end.power_cut() && !o.changed) o.finished = false;
@@ -858,6 +940,7 @@ Status Core::close() {
     ++state_version_;
     state_cv_.notify_all();
   }
+  if (options_.no_clones) return {};
   {
     const std::lock_guard lock(housekeeper_mutex_);
     housekeeper_stop_ = true;

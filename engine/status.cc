@@ -30,7 +30,7 @@ namespace clonefs::detail {
 Result<SessionStatus> Core::status(const std::string& name) const {
   const auto s = find(name);
   if (s == nullptr)
-    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+    return no_clone(name);
   SessionStatus r;
   r.name = s->name;
   r.state = s->state.load(std::memory_order_acquire);
@@ -127,7 +127,7 @@ std::vector<SessionStatus> Core::status() const {
 Result<std::vector<MemberExtents>> Core::extents(const std::string& name) {
   const auto s = find(name);
   if (s == nullptr)
-    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+    return no_clone(name);
   const std::lock_guard work(s->work_mutex);
   std::vector<MemberExtents> members;
   for (auto& o : s->objects) {

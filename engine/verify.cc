@@ -252,7 +252,7 @@ class Verifier {
 Result<VerifyReport> Core::verify(const std::string& name, const std::function<bool()>& cancelled) {
   const auto s = find(name);
   if (s == nullptr)
-    return Error{ENOENT, "there is no clone named " + name + "; `clonefs list` shows them"};
+    return no_clone(name);
   if (s->before_activation())
     return Error{EINVAL, name + " is " + to_string(s->state.load()) +
                              ": there is no clone yet; activate it first"};

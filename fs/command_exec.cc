@@ -22,6 +22,10 @@ std::string one_line(const SessionStatus& s) {
 
 Result<std::string> CommandExecutor::execute(Command command,
                                              const std::function<bool()>& cancelled) {
+  if (const Status available = engine_.available(); !available) {
+    return Error{available.error().code,
+                 std::string(to_string(command.verb)) + ": " + available.error().message};
+  }
   switch (command.verb) {
     case Verb::kCreate:
     case Verb::kCopy:

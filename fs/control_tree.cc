@@ -380,6 +380,8 @@ struct ControlTree::Nodes {
         ctl(context, kCtl),
         status(owner, kStatus, 0400,
                [&executor] {
+                 const Status available = executor.engine().available();
+                 if (!available) return available.error().message + "\n";
                  return status_table(executor.engine().status(), false) +
                         pool_line(executor.engine().pool_status());
                }),

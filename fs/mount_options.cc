@@ -106,6 +106,8 @@ Status add_mount_options(const std::string& list, ServerOptions* options) {
       taken = set_on_error(value, options);
     } else if (key == "stall-limit") {
       taken = set_stall_limit(value, options);
+    } else if (option == "no-clones") {
+      options->no_clones = true;
     } else if (key == "pool" && !value.empty()) {
       options->pool = value;
     } else if (among(option, kForKernel)) {

@@ -21,6 +21,7 @@ struct VolumeInfo {
   pid_t pid = 0;
   std::string durability{};  // "power", "relaxed"
   PoolStatus pool_status{};
+  bool no_clones = false;
 };
 
 std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <spdlog/sinks/rotating_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
@@ -316,6 +317,9 @@ void VolumeServer::start_log() {
   if (options_.foreground) {
     logger = std::make_shared<spdlog::logger>("clonefs",
                                               std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  } else if (options_.no_clones) {
+    logger = std::make_shared<spdlog::logger>(
+        "clonefs", std::make_shared<spdlog::sinks::syslog_sink_mt>("clonefs", LOG_PID, LOG_DAEMON, true));
   } else {
     try {
       logger = std::make_shared<spdlog::logger>(
@@ -327,7 +331,7 @@ void VolumeServer::start_log() {
       return;
     }
   }
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+  if (options_.foreground || !options_.no_clones) logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(logger);
 }
@@ -392,11 +396,17 @@ Status VolumeServer::start() {
   engine_options.durability = options_.durability;
   engine_options.stall_limit = options_.stall_limit;
   engine_options.on_error = options_.on_error;
+  engine_options.no_clones = options_.no_clones;
   auto engine = Engine::open(engine_options);
   if (!engine) return engine.error();
   engine_ = std::move(*engine);
-  pool_ = UniqueFd(::open(engine_->pool_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!pool_) return Error::from_errno(errno, "the pool " + engine_->pool_path());
+  if (options_.no_clones) {
+    report_.warn("mounted without its clones: the pool is not opened, commands are refused");
+    for (const EngineEvent& event : engine_->events(0)) report_.warn(event.text);
+  } else {
+    pool_ = UniqueFd(::open(engine_->pool_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!pool_) return Error::from_errno(errno, "the pool " + engine_->pool_path());
+  }
   start_log();
 
   owner_.emplace(source_.get());
@@ -404,8 +414,10 @@ Status VolumeServer::start() {
   executor_ = std::make_unique<CommandExecutor>(
       *engine_, source_.get(),
       VolumeInfo{options_.mountpoint, options_.source, engine_->pool_path(), ::getpid(),
-                 to_string(options_.durability)});
-  auto view = CloneTree::open(*engine_, pool_.get(), {true, false, uint64_t{1} << 63});
+                 to_string(options_.durability), {}, options_.no_clones});
+  // Without clones nothing is ever looked for in it.
+  const int clones = options_.no_clones ? source_.get() : pool_.get();
+  auto view = CloneTree::open(*engine_, clones, {true, false, uint64_t{1} << 63});
   if (!view) return view.error();
   view_ = std::move(*view);
   control_ = std::make_unique<ControlTree>(*owner_, *executor_, *runner_, *view_);
@@ -449,6 +461,7 @@ Status VolumeServer::start() {
 }
 
 Status VolumeServer::choose_clones_place() {
+  if (options_.no_clones) return {};
   // fusermount3 looks at a mountpoint as root, whom a user's own mount does not let in.
   const auto& given = options_.mount_options;
   const bool in_volume = is_root() || std::any_of(given.begin(), given.end(), [](const auto& o) {
@@ -470,6 +483,7 @@ Status VolumeServer::choose_clones_place() {
 }
 
 Status VolumeServer::mount_clones() {
+  if (options_.no_clones) return {};
   // The kernel knows the way then, and does not ask us for it within mount(2).
   const Status known = on_own_mount([&]() -> Status {
     struct stat st {};
@@ -501,8 +515,10 @@ int VolumeServer::run() {
   }
   spdlog::info("clonefs {}: {} is mounted at {}, its pool is {}", CLONEFS_VERSION, options_.source,
                options_.mountpoint, engine_->pool_path());
-  spdlog::info("drained clones are read {}",
-               clones_->passthrough() ? "by passthrough" : "through the daemon");
+  if (clones_) {
+    spdlog::info("drained clones are read {}",
+                 clones_->passthrough() ? "by passthrough" : "through the daemon");
+  }
   report_.ready();
   if (!options_.foreground) {
     // Whoever started us may wait for the end of these.

@@ -18,6 +18,7 @@ struct ServerOptions {
   std::string source;
   std::string mountpoint;  // empty: in place
   std::string pool;        // empty: in the volume
+  bool no_clones = false;  // the pool is not opened
   bool foreground = false;
   bool writeback = true;
   TrackSize track_size;

@@ -28,6 +28,7 @@ Options of -o:
   durability=power|relaxed       as --durability
   on-error=fail-clone|fail-write as --on-error
   pool=DIR, track-size=N, columns=N, stall-limit=SECONDS
+  no-clones                      as --no-clones
   allow_other, allow_root        let other users in (root's default: allow_other)
   ro, nodev, nosuid, noexec, noatime
 In place (without MOUNTPOINT) every change is seen; aside is for trying things out.)";
@@ -92,6 +93,8 @@ int run(int argc, char** argv) {
   mount->add_option_function<std::string>(
       "--stall-limit", [&](const std::string& text) { take(set_stall_limit(text, &server)); },
       "seconds that a write waits for a full journal before the clone fails (default 30)");
+  mount->add_flag("--no-clones", server.no_clones,
+                  "don't open the pool: the volume without its clones, when the pool is damaged or away");
   mount->add_flag("-f,--foreground", server.foreground, "stay in the foreground, log to stderr");
   mount->footer(kMountFooter);
 

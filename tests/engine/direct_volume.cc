@@ -89,6 +89,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.on_error = options_.on_error;
   options.boot = options_.boot;
   options.journal_limit = options_.journal_limit;
+  options.no_clones = options_.no_clones;
   return options;
 }
 

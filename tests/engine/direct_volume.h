@@ -72,6 +72,7 @@ class DirectVolume {
     OnError on_error = OnError::kFailClone;
     uint64_t journal_limit = 128 << 20;
     std::string boot;  // id of the boot; empty: the machine's
+    bool no_clones = false;
   };
   DirectVolume() : DirectVolume(Options{}) {}
   explicit DirectVolume(Where where) : DirectVolume(options_at(where)) {}
@@ -88,6 +89,7 @@ class DirectVolume {
   EngineOptions engine_options() const;
   void use_disk(Disk& disk) { options_.disk = &disk; }  // from the next open on
   void use_boot(const std::string& boot) { options_.boot = boot; }
+  void use_no_clones(bool without) { options_.no_clones = without; }
 
   // False: changes are made without a word to the engine, as if the interception were taken out.
   bool intercept = true;
