@@ -132,7 +132,7 @@ int DirectVolume::open_file(const std::string& path, int flags) const {
 }
 
 SourceId DirectVolume::id_of(const struct stat& st) const {
-  return st.st_dev == engine_->device() ? st.st_ino : 0;
+  return engine_ != nullptr && st.st_dev == engine_->device() ? st.st_ino : 0;
 }
 
 SourceId DirectVolume::id(const std::string& path) const {

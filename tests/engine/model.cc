@@ -11,6 +11,7 @@
 
 #include "tests/engine/catalog_vfs.h"
 #include "tests/engine/power_disk.h"
+#include "tests/engine/turns.h"
 
 
 namespace clonefs::test {
@@ -69,7 +70,7 @@ class ModelRun {
     volume_ = std::make_unique<DirectVolume>(options);
     // The copy program runs within changes, too.
     volume_->after_begin = volume_->before_end = [this] {
-      if (random_.chance(8)) step();
+      if (!alone_ && random_.chance(8)) step();
     };
   }
 
@@ -152,7 +153,9 @@ class ModelRun {
   }
 
   void make_durable() {
-    switch (random_.below(4)) {
+    switch (random_.below(5)) {
+      case 4:
+        return at_once();
       case 0: {
         const Status status = volume_->engine().checkpoint();
         note("checkpoint");
@@ -175,6 +178,56 @@ class ModelRun {
         if (!off()) unsynced_.erase(file->object);
       }
     }
+  }
+
+  // Two things at once, of which the first is a write: they meet where one waits for the other, too.
+  void at_once() {
+    const Listing l = listing();
+    if (l.files.empty()) return;
+    const std::string path = random_.pick(l.files);
+    const uint64_t offset = some_offset(volume_->content(path).size());
+    const std::string data = some_data();
+    const auto write = [&] { done("write at once", volume_->write(path, offset, data)); };
+    Turns turns(random_.below(1u << 30));
+    power_->before_operation = [&] { turns.point(); };
+    alone_ = true;
+    switch (random_.below(3)) {
+      case 0: {
+        // Most often to the same tracks.
+        const std::string other = random_.chance(70) ? path : random_.pick(l.files);
+        const uint64_t at = random_.chance(70) ? offset : some_offset(50000);
+        const std::string more = some_data();
+        note("write " + path + " and " + other);
+        int result = 0;
+        turns.run(write, [&] { result = volume_->write(other, at, more); });
+        done("the other write", result);
+        break;
+      }
+      case 1: {
+        if (sessions_.empty()) break;
+        const std::string name = std::next(sessions_.begin(), static_cast<std::ptrdiff_t>(random_.below(
+                                                                  sessions_.size())))->first;
+        note("write " + path + " and step " + name);
+        turns.run(write, [&] {
+          for (int i = 0; i < 3; ++i) volume_->engine().step(name);
+        });
+        break;
+      }
+      default: {
+        ModelSession* s = some_clone();
+        ModelSession::File* file = s == nullptr ? nullptr : some_clone_file(*s);
+        if (file == nullptr) break;
+        const std::string& expected = file->object->data;
+        note("write " + path + " and read " + s->options.name);
+        std::string found;
+        turns.run(write, [&] { found = read_clone_file(*file->open.file, expected.size()); });
+        const std::string report = difference(expected, found);
+        if (!report.empty()) fail("read at once with a write: " + report);
+      }
+    }
+    alone_ = false;
+    power_->before_operation = nullptr;
+    for (auto& [name, s] : sessions_) s.half_step = false;
   }
 
   // The machine went down: it comes up again, perhaps not at the first attempt.
@@ -204,6 +257,8 @@ class ModelRun {
     }
     power_->fail_after(0);
     settle_commands();
+    forget_spoilt();
+    uncertain_.clear();
     settle_data();
     follow_states();
     check_all();
@@ -967,8 +1022,8 @@ class ModelRun {
         power_->cut();
         ++report_.power_cuts;
         volume_->use_boot(std::to_string(++boot_));
+        change_behind_back();
         if (status) status = volume_->open();
-        if (!off()) settle_data();
       }
     } else {
       note(clean ? "close and open" : "kill and open");
@@ -976,13 +1031,49 @@ class ModelRun {
       if (!clean) volume_->kill();
       if (power_ && !clean) power_->resume();
       if (clean) status = volume_->close();
+      if (power_ && clean && !off()) change_behind_back();
       if (status) status = volume_->open();
     }
     if (off()) return;
     if (!status) return fail("open again: " + status.error().message);
+    forget_spoilt();
+    if (off()) return;
+    if (cut) settle_data();
     follow_states();
     if (random_.chance(50)) check_all();
     for (auto& [name, s] : sessions_) settle_times(name, s);
+  }
+
+  // While clonefs is not mounted somebody changes the volume.
+  void change_behind_back() {
+    if (!random_.chance(40)) return;
+    note("behind the back:");
+    changed_behind_back_ = alone_ = power_->distinct_ctimes = true;
+    volume_->intercept = false;
+    for (uint64_t i = 0; i < 1 + random_.below(3); ++i) change_volume();
+    volume_->intercept = true;
+    // A ctime that a power cut takes away while the data stays tells nothing.
+    power_->settle();
+    alone_ = power_->distinct_ctimes = false;
+  }
+
+  // Undrained clones of files that were changed so are Failed: there nothing else can be.
+  void forget_spoilt() {
+    if (!std::exchange(changed_behind_back_, false)) return;
+    for (auto it = sessions_.begin(); it != sessions_.end();) {
+      const SessionStatus status = volume_->status(it->first);
+      if (it->second.state != SessionState::kCopyInProgress || status.state != SessionState::kFailed ||
+          status.error.find("while clonefs was not mounted") == std::string::npos) {
+        ++it;
+        continue;
+      }
+      ++report_.failed_clones;
+      note(it->first + " is Failed: " + status.error);
+      remember(it->first);
+      const Status removed = volume_->engine().remove({it->first}, true);
+      if (!removed) fail("remove " + it->first + ": " + removed.error().message);
+      it = sessions_.erase(it);
+    }
   }
 
   void settle_times(const std::string& name, ModelSession& s) {
@@ -1078,6 +1169,8 @@ class ModelRun {
   std::unique_ptr<PowerDisk> power_;  // with power cuts
   std::unique_ptr<CatalogVfs> vfs_;
   uint64_t boot_ = 0;
+  bool alone_ = false;  // no step of the copy program within changes
+  bool changed_behind_back_ = false;
   std::map<std::string, Outcome> uncertain_;
   std::map<std::shared_ptr<TreeObject>, std::vector<std::string>> unsynced_;  // older data
   ModelReport report_;

@@ -382,6 +382,7 @@ int PowerDisk::open_handle(int mount, const std::string& handle, int flags) {
 }
 
 ssize_t PowerDisk::pread(int fd, void* data, size_t size, uint64_t offset) {
+  if (!off_ && before_operation) before_operation();
   return off_ ? -EIO : ForwardingDisk::pread(fd, data, size, offset);
 }
 
@@ -616,7 +617,7 @@ void PowerDisk::touch(int fd) {
   struct stat st {};
   Object* o = object(fd, &st);
   if (o == nullptr) return;
-  if (random_.chance(80)) {
+  if (distinct_ctimes || random_.chance(80)) {
     clock_.tv_nsec += 1000;
     o->ctime = clock_;
   } else {

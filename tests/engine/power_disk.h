@@ -50,8 +50,10 @@ class PowerDisk : public ForwardingDisk {
   void settle();
   void settle(int fd);
   bool verbose = false;  // print them
-  // Called before each operation that changes something or syncs.
+  // Called before each operation that reads or changes data, changes something else, or syncs.
   std::function<void()> before_operation;
+  // No change of the volume has the ctime of another, whatever the clock says.
+  bool distinct_ctimes = false;
 
   // Through this one the volume is changed: the disk gives its objects a ctime of its own, which
   // says of most changes that they are long past, and of all that they happened.
