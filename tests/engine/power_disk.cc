@@ -243,11 +243,15 @@ void PowerDisk::settle(int fd) {
   make_durable(fd, true);
 }
 
-void PowerDisk::cut() {
+void PowerDisk::cut() { cut_with(std::nullopt); }
+
+void PowerDisk::cut_with(std::optional<Survives> what) {
   const std::lock_guard lock(mutex_);
   off_ = false;
   fail_at_ = 0;
-  const auto loss = [&] {
+  // Percent of a file's sectors, of a directory's changes, ...
+  const auto loss = [&](bool Survives::*kind) -> unsigned {
+    if (what) return (*what).*kind ? 0 : 100;
     constexpr unsigned kLosses[] = {0, 10, 50, 90, 100};
     return kLosses[random_.below(5)];
   };
@@ -257,10 +261,10 @@ void PowerDisk::cut() {
     if (!o.durable) continue;
     struct stat st {};
     if (ForwardingDisk::stat(o.path.get(), "", &st) < 0) continue;
-    then[key] = random_.chance(loss()) ? *o.durable : attributes(o.path.get(), st, o);
+    then[key] = random_.chance(loss(&Survives::attributes)) ? *o.durable : attributes(o.path.get(), st, o);
   }
   // Names: from the first that is lost in a directory on, all that follow.
-  const unsigned names_lost = loss();
+  const unsigned names_lost = loss(&Survives::names);
   std::set<Key> stopped;
   std::vector<const NameChange*> lost;
   for (const NameChange& c : names_) {
@@ -299,7 +303,7 @@ void PowerDisk::cut() {
   // Data: some files survive whole, some not at all, most in part.
   for (auto& [key, o] : objects_) {
     if (!o.data_changed) continue;
-    const unsigned percent = loss();
+    const unsigned percent = loss(&Survives::data);
     const Fd fd(posix_disk(), ForwardingDisk::reopen(o.path.get(), O_RDWR));
     struct stat st {};
     if (!fd || ForwardingDisk::stat(fd.get(), "", &st) < 0) continue;

@@ -44,8 +44,12 @@ class PowerDisk : public ForwardingDisk {
   // resume().
   void stop() { off_ = true; }
   void resume() { off_ = false; }
-  // What is left when the power comes back.
+  // What is left when the power comes back: by chance, or all or nothing of each kind.
   void cut();
+  struct Survives {
+    bool data = false, attributes = false, names = false;
+  };
+  void cut(Survives what) { cut_with(what); }
   // Makes everything, or all of one object, durable.
   void settle();
   void settle(int fd);
@@ -151,6 +155,8 @@ class PowerDisk : public ForwardingDisk {
   // but nobody learns of it.
   bool begin(bool* last, const char* what, int fd, const char* name = "");
   int end(bool last, int result) const { return last ? -EIO : result; }
+
+  void cut_with(std::optional<Survives> what);
 
   // With the mutex held.
   static Key key_of(const struct stat& st) { return {st.st_dev, st.st_ino}; }
