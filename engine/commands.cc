@@ -351,18 +351,23 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   for (const auto& s : sessions) {
     for (bool quiet = false; status && !quiet;) status = sync_skeleton(s, &quiet);
     if (!status) {
-      fence_.open();
+      fence_.open([] {});
       return refusal(s, status.error());
     }
   }
-  const timespec at = now();
-  for (const auto& s : sessions) {
-    s->activated_at = at;
-    s->cursor.filled = false;
-    end_trouble(*s);
-    s->state.store(SessionState::kCopyInProgress, std::memory_order_release);
-  }
-  fence_.open();
+  const bool in_time = fence_.open([&] {
+    const timespec at = now();
+    for (const auto& s : sessions) {
+      s->activated_at = at;
+      s->cursor.filled = false;
+      end_trouble(*s);
+      s->state.store(SessionState::kCopyInProgress, std::memory_order_release);
+    }
+  });
+  if (!in_time)
+    return Error{ETIMEDOUT, "cannot activate: programs that write would have waited for longer than "
+                            "the stall limit (--stall-limit) for the pool; nothing was activated, "
+                            "try again"};
   const auto fence_ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
           .count());

@@ -29,6 +29,7 @@
 #include "engine/event_log.h"
 #include "engine/fence.h"
 #include "engine/journal.h"
+#include "engine/pool_guard.h"
 #include "engine/pool_watch.h"
 #include "engine/session.h"
 #include "engine/source_map.h"
@@ -60,12 +61,17 @@ struct ChangeState {
 
 class Core {
  public:
-  Core(EngineOptions options, Disk& disk) : options_(std::move(options)), disk_(disk) {}
+  Core(EngineOptions options, Disk& disk)
+      : options_(std::move(options)),
+        disk_(disk),
+        fence_(options_.stall_limit),
+        guard_(options_.stall_limit) {}
   ~Core();
 
   // recovery.cc
   Status open();
   Status close();
+  bool pool_stalled() const { return guard_.stalled(); }
 
   // interception.cc
   Change begin_change();
@@ -78,6 +84,7 @@ class Core {
   int keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
                     const Attachments& attachments, int fd);
   int open_limbo();
+  int open_hidden(const char* name, Fd* fd);
   bool any_needed(const Attachments& attachments) const;
   void release_limbo(SourceId id, const std::shared_ptr<Source>& source);
   void sweep_limbo();
@@ -147,9 +154,15 @@ class Core {
   int clear_range(int fd, ByteRange range);
   // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
+  // COFW: before RANGE of the source is overwritten. FD may be -1. 0, or -errno when the write must be
+  // refused. Waits for the pool no longer than the stall limit.
+  int save_before_write(const std::shared_ptr<Source>& source, const Attachments& attachments,
+                        int fd, ByteRange range);
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
   // access. Takes the claim. FD may be -1. 0, or -errno when a write to the source must be refused.
-  int copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw);
+  int copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw,
+               const PoolGuard::Progress& progress = [] {});
+  bool is_due(const Attachment& a, ByteRange range, bool cofw) const;
   int save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
                       const char* bytes,
                       const std::function<void(const Attachment&, int)>& lost);
@@ -193,7 +206,7 @@ class Core {
   bool settled(const Object& o) const { return (power() ? o.unsaved : o.pending).load() == 0; }
 
   // --- failures.cc ---
-  // The clone is lost.
+  // The clone is lost. May be called with anything held but a Batch.
   void fail(Session& s, const std::string& why);
   // The copy program could not go on, and nothing is lost by it. With the work mutex held.
   void copy_failed(Session& s, const Error& error);
@@ -215,7 +228,7 @@ class Core {
   Disk& disk_;
 
   Fd source_dir_, pool_dir_, clones_dir_, incomplete_dir_, tracks_dir_, stage_dir_, journal_dir_, lock_;
-  Fd limbo_dir_;  // guarded by limbo_mutex_
+  Fd limbo_dir_, lost_dir_;  // guarded by limbo_mutex_
   std::mutex limbo_mutex_;
   FileSpace source_space_, pool_space_;
   dev_t device_ = 0;
@@ -322,6 +335,11 @@ class Core {
   int pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)>& fn);
   Status set_filters(Session& s, int dir, const PathNode& node);
 
+  // failures.cc
+  int record_loss(const Session& s);
+  bool recorded_loss(const Session& s);
+  void forget_losses();
+
   void housekeeping();
   void look_at_pool();
   uint64_t still_needed(Session& s);
@@ -341,6 +359,8 @@ class Core {
   bool fill_cursor(Session& s);
   bool next_chunk(Session& s, Extent* chunk);
   bool complete(const SessionPtr& s);
+
+  PoolGuard guard_;  // last: its jobs use all of the above
 };
 
 timespec now();

@@ -54,7 +54,8 @@ struct EngineOptions {
   Durability durability = Durability::kPower;
   OnError on_error = OnError::kFailClone;
   uint64_t journal_limit = 128 << 20;  // bytes; twice that may be on disk
-  // How long a write waits for room in the journal before the clone counts as failed.
+  // How long a change of the volume waits for a pool that does not answer (or has no room in its
+  // journal); then it goes by on_error. 0: for ever, and all is done on the caller's thread.
   std::chrono::milliseconds stall_limit{30000};
   std::string boot;           // id of this boot of the machine; empty: ask the kernel (tests)
   // The pool is not opened: there are no clones, every command is refused, changes are let through.
@@ -321,6 +322,10 @@ class Engine {
 
   // What the background does every few seconds with durability power.
   Status checkpoint();
+
+  // Whether the pool did not answer a write for the stall limit, and still does not: close() and the
+  // destructor would wait for it.
+  bool pool_stalled() const;
 
   Durability durability() const;
   struct JournalStatistics {

@@ -19,22 +19,68 @@ void Core::fail(Session& s, const std::string& why) {
     s.error = why;
   }
   s.state.store(SessionState::kFailed, std::memory_order_release);
-  // Whatever happens next, a clone that is not exact must say so after a restart too. The byte in
-  // the track table needs no space.
-  s.track_file.set_failed();
-  if (power()) {
-    s.durable_file.set_failed();
-    s.durable_file.datasync();
-  }
-  {
-    Catalog::Batch batch(*catalog_);
-    auto status = batch.set_state(s.id, static_cast<int>(SessionState::kFailed), why);
-    if (status) status = batch.commit();
-  }
   events_.add("FAILED " + s.name + ": " + why);
+  // Whatever happens next, a clone that is not exact must say so after a restart too. The byte in
+  // the track table needs no space; what the pool cannot take is written to the volume.
+  const auto session = s.shared_from_this();
+  const auto recorded = guard_.run([this, session, why](const PoolGuard::Progress&) {
+    Session& failed = *session;
+    int e = failed.track_file.set_failed();
+    if (power()) {
+      e = failed.durable_file.set_failed();
+      if (e == 0) e = failed.durable_file.datasync();
+    }
+    Catalog::Batch batch(*catalog_);
+    auto status = batch.set_state(failed.id, static_cast<int>(SessionState::kFailed), why);
+    if (status) status = batch.commit();
+    return status ? 0 : e;
+  });
+  if (!recorded || *recorded < 0) {
+    if (const int e = record_loss(s); e < 0)
+      events_.add("that " + s.name + " is FAILED could be written neither to the pool nor to the "
+                  "volume: " + Error::from_errno(e, "").message + "; delete it");
+  }
   s.announce = true;
   wake(s);
   state_changed();
+}
+
+namespace {
+
+// Ids are used again when a pool is made anew: the time tells them apart.
+std::string loss_name(const Session& s) {
+  return std::to_string(s.id) + "-" + std::to_string(s.created_at.tv_sec) + "-" +
+         std::to_string(s.created_at.tv_nsec);
+}
+
+}  // namespace
+
+// .clonefs/lost of the volume: sessions that are Failed, which their pool may not know.
+int Core::record_loss(const Session& s) {
+  int e = open_hidden("lost", &lost_dir_);
+  if (e < 0) return e;
+  const Fd made(disk_, disk_.open(lost_dir_.get(), loss_name(s).c_str(),
+                                  O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
+  if (!made) return made.get();
+  e = disk_.sync(made.get());
+  return e < 0 ? e : disk_.sync(lost_dir_.get());
+}
+
+bool Core::recorded_loss(const Session& s) {
+  struct stat st{};
+  const Fd dir(disk_, disk_.open(source_dir_.get(), ".clonefs/lost",
+                                 O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  return dir && disk_.stat(dir.get(), loss_name(s).c_str(), &st) == 0;
+}
+
+// The pool knows them now.
+void Core::forget_losses() {
+  const Fd dir(disk_, disk_.open(source_dir_.get(), ".clonefs/lost",
+                                 O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (!dir) return;
+  for (const auto& [name, s] : sessions_)
+    if (s->state.load() == SessionState::kFailed)
+      disk_.unlink(dir.get(), loss_name(*s).c_str(), 0);
 }
 
 void Core::copy_failed(Session& s, const Error& error) {

@@ -2,11 +2,13 @@
 // and waits for those in flight. The consistency point is taken while it is closed.
 //
 // A share costs two atomic additions on a cache line that few threads use. A thread that holds a
-// share must not ask for another, nor close the fence.
+// share must not ask for another, nor close the fence. Changes are kept out for no longer than the
+// limit: then the first that waited as long opens the fence, and who had closed it learns so.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -15,6 +17,9 @@ namespace clonefs::detail {
 
 class Fence {
  public:
+  // LIMIT 0: none.
+  explicit Fence(std::chrono::milliseconds limit) : limit_(limit) {}
+
   // Returns the slot that leave() takes.
   unsigned enter() {
     static std::atomic<unsigned> next{0};
@@ -24,7 +29,13 @@ class Fence {
       if (!closed_.load(std::memory_order_seq_cst)) return slot;
       leave(slot);
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return !closed_.load(); });
+      const auto opened = [&] { return !closed_.load(); };
+      if (limit_.count() == 0) {
+        changed_.wait(lock, opened);
+      } else if (!changed_.wait_until(lock, closed_at_ + limit_, opened)) {
+        closed_.store(false, std::memory_order_seq_cst);
+        changed_.notify_all();
+      }
     }
   }
 
@@ -36,17 +47,24 @@ class Fence {
     }
   }
 
+  // One thread at a time. Waits for the changes in flight.
   void close() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return !closed_.load(); });
+    closed_at_ = std::chrono::steady_clock::now();
     closed_.store(true, std::memory_order_seq_cst);
-    changed_.wait(lock, [&] { return empty(); });
+    changed_.wait(lock, [&] { return empty() || !closed_.load(); });
   }
 
-  void open() {
+  // What COMMIT does, it does while no change is under way. False: the limit was over before, changes
+  // went on, and COMMIT was not called.
+  template <class Commit>
+  bool open(Commit commit) {
     const std::lock_guard lock(mutex_);
+    if (!closed_.load()) return false;
+    commit();
     closed_.store(false, std::memory_order_seq_cst);
     changed_.notify_all();
+    return true;
   }
 
  private:
@@ -61,8 +79,10 @@ class Fence {
     return true;
   }
 
+  const std::chrono::milliseconds limit_;
   std::array<Slot, kSlots> slots_;
   std::atomic<bool> closed_{false};
+  std::chrono::steady_clock::time_point closed_at_;  // guarded by mutex_
   std::mutex mutex_;
   std::condition_variable changed_;
 };

@@ -53,7 +53,7 @@ Change Core::change_data(SourceId id, int fd, ByteRange range) {
   if (source == nullptr) return change;
   for (const auto& a : *part.seen)
     if (a.session->before_activation() && !a.object->gone) mark_written(*a.session, *a.object, range);
-  if (any_needed(part.seen)) change.error_ = -copy_now(*source, part.seen, fd, range, true);
+  if (any_needed(part.seen)) change.error_ = -save_before_write(source, part.seen, fd, range);
   return change;
 }
 
@@ -149,21 +149,24 @@ int Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
     }
   }
   // No hidden name can be made (no hard links there, or too many): copy all of it first.
-  return copy_now(*source, attachments, -1, {0, kMaxFileSize}, true);
+  return save_before_write(source, attachments, -1, {0, kMaxFileSize});
 }
 
-int Core::open_limbo() {
+int Core::open_limbo() { return open_hidden("limbo", &limbo_dir_); }
+
+// A directory of ours in the volume.
+int Core::open_hidden(const char* name, Fd* fd) {
   const std::lock_guard lock(limbo_mutex_);
-  if (limbo_dir_) return 0;
+  if (*fd) return 0;
   int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
   if (e < 0 && e != -EEXIST) return e;
   const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
                                     O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   if (!hidden) return hidden.get();
-  e = disk_.mkdir(hidden.get(), "limbo", 0700);
+  e = disk_.mkdir(hidden.get(), name, 0700);
   if (e < 0 && e != -EEXIST) return e;
-  limbo_dir_ = Fd(disk_, disk_.open(hidden.get(), "limbo", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  return limbo_dir_ ? 0 : limbo_dir_.get();
+  *fd = Fd(disk_, disk_.open(hidden.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  return *fd ? 0 : fd->get();
 }
 
 void Core::release_limbo(SourceId id, const std::shared_ptr<Source>& source) {

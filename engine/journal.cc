@@ -107,7 +107,10 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
       continue;  // room may have been made before anybody waited for it
     }
     called = false;
-    if (changed_.wait_until(lock, deadline) == std::cv_status::timeout) return -ENOSPC;
+    if (patience.count() == 0)
+      changed_.wait(lock);
+    else if (changed_.wait_until(lock, deadline) == std::cv_status::timeout)
+      return -ENOSPC;
   }
   const uint64_t ticket = ++waiting_ticket_;
   for (const auto& r : records) {

@@ -43,7 +43,7 @@ class Journal {
                                                std::function<void()> call_for_checkpoint);
 
   // Waits until the records are durable: 0 or -errno. Waits for room when both files are full;
-  // -ENOSPC after PATIENCE without.
+  // -ENOSPC after PATIENCE without (0: no end).
   int append(const std::vector<JournalRecord>& records, std::chrono::milliseconds patience);
 
   // New records go to the other file from now on. False: that one is still needed.

@@ -331,6 +331,7 @@ Status Core::take_pool() {
     if (status) status = batch.commit();
     if (!status) return status;
   }
+  forget_losses();
   for (auto& [name, s] : sessions_)
     if (s->active()) rows_written(*s);
   for (auto& [name, s] : sessions_) {
@@ -396,8 +397,11 @@ Status Core::load_session(const SessionRow& row, const LastEnd& end) {
   s->track_size = TrackSize(row.track_size);
   s->paths = std::move(text->paths);
   s->selection = std::move(text->selection);
+  const bool is_lost = recorded_loss(*s);
   auto status = load_objects(*s, end);
   if (s->state.load() == SessionState::kFailed) return {};
+  if (is_lost)
+    return lost("a track could not be saved before it was overwritten, and the pool did not answer");
   if (!status) return lost(status.error().message);
   status = take_up(s, end);
   if (!status) return lost(status.error().message);
@@ -442,12 +446,11 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   if (has_bits && state != SessionState::kFailed) {
     auto digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s.id), false);
     digests_lost = before && !digests;
-    // Those that are there and only cannot be read now would be older than the clone later.
-    if (!before && !digests && digests.error().code != ENOENT && digests.error().code != EUCLEAN)
-      return digests.error();
-    if (digests_lost) {
-      // All is copied again, then. (An active session goes on without: verify says so.)
+    // An active session goes on without, and verify says so: what a later start finds would not tell
+    // of the tracks that are copied now. One before activation copies all again.
+    if (!digests && (before || state == SessionState::kCopyInProgress))
       disk_.unlink(tracks_dir_.get(), digests_name(s.id).c_str(), 0);
+    if (digests_lost) {
       digests = DigestFile::open(disk_, tracks_dir_.get(), digests_name(s.id), true);
       if (!digests) return digests.error();
     }

@@ -113,7 +113,7 @@ struct Counters {
   std::atomic<uint64_t> bytes_total{0}, bytes_copied{0};
 };
 
-struct Session {
+struct Session : std::enable_shared_from_this<Session> {
   // Fixed at CREATE.
   uint64_t id = 0;
   unsigned column_id = 0;

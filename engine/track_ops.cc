@@ -262,8 +262,47 @@ int Core::put_digests(Session& s, Object& o, Extent tracks, const char* data) {
   return s.digests.write(o.column->base + tracks.first, digests.data(), digests.size());
 }
 
+// What is to be done before the source is overwritten: the track is on the clone side, and with
+// durability power it is durable there or in the journal.
+bool Core::is_due(const Attachment& a, ByteRange range, bool cofw) const {
+  if (!a.session->active() || a.object->column == nullptr) return false;
+  const auto due = cofw && power() ? is_unsaved : is_pending;
+  const Extent extent = a.session->track_size.touched(range);
+  const uint64_t end = std::min(extent.end(), a.object->column->count);
+  for (uint64_t t = extent.first; t < end; ++t)
+    if (due(a.object->column->at(t))) return true;
+  return false;
+}
+
+int Core::save_before_write(const std::shared_ptr<Source>& source, const Attachments& attachments,
+                            int fd, ByteRange range) {
+  const auto due = [&](const Attachment& a) { return is_due(a, range, true); };
+  if (std::none_of(attachments->begin(), attachments->end(), due)) return 0;
+  // The job's own: the caller may have given up, and FD be another file, before it reads.
+  const auto own = std::make_shared<Fd>(disk_, fd < 0 ? fd : disk_.duplicate(fd));
+  const auto result =
+      guard_.run([this, source, attachments, own, range](const PoolGuard::Progress& progress) {
+        return copy_now(*source, attachments, own->get(), range, true, progress);
+      });
+  if (result) return *result;
+  const auto limit = guard_.limit().count();
+  const std::string why = "the pool did not answer for " +
+                          (limit % 1000 == 0 ? std::to_string(limit / 1000) + " s"
+                                             : std::to_string(limit) + " ms") +
+                          " (--stall-limit)";
+  const bool refuse = options_.on_error == OnError::kFailWrite;
+  for (const auto& a : *attachments) {
+    if (!due(a)) continue;
+    if (refuse)
+      events_.add("write refused for " + a.session->name + ": " + why);
+    else
+      fail(*a.session, why + " when a track was to be saved before it is overwritten");
+  }
+  return refuse ? -EIO : 0;
+}
+
 int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range,
-                   bool cofw) {
+                   bool cofw, const PoolGuard::Progress& progress) {
   // Tracks may be of different sizes: whole tracks of the largest.
   uint64_t unit = TrackSize::kMin;
   for (const auto& a : *attachments)
@@ -272,18 +311,7 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
   const uint64_t begin = range.offset / unit * unit;
   const uint64_t end = std::min(kMaxFileSize, (range.end() + unit - 1) / unit * unit);
 
-  // What is to be done before the source is overwritten: the track is on the clone side, and with
-  // durability power it is durable there or in the journal.
   const bool durable = cofw && power();
-  const auto is_due = durable ? is_unsaved : is_pending;
-  const auto pending_in = [&](const Attachment& a, ByteRange r) {
-    if (!a.session->active() || a.object->column == nullptr) return false;
-    const Extent extent = a.session->track_size.touched(r);
-    const uint64_t last = std::min(extent.end(), a.object->column->count);
-    for (uint64_t t = extent.first; t < last; ++t)
-      if (is_due(a.object->column->at(t))) return true;
-    return false;
-  };
   uint64_t limit = 0;  // no session has tracks beyond
   for (const auto& a : *attachments)
     if (a.session->active() && a.object->column != nullptr)
@@ -309,8 +337,9 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
   std::vector<ByteRange> holes;
   for (uint64_t at = begin; at < std::min(end, limit); at += step) {
     const ByteRange chunk = {at, std::min(step, end - at)};
-    const auto wanted = [&](const Attachment& a) { return pending_in(a, chunk); };
+    const auto wanted = [&](const Attachment& a) { return is_due(a, chunk, cofw); };
     if (std::none_of(attachments->begin(), attachments->end(), wanted)) continue;
+    progress();
     const Claims::Holder claim(source.claims, chunk);
     // Who had the claim before may have done it all.
     if (std::none_of(attachments->begin(), attachments->end(), wanted)) continue;
@@ -330,7 +359,7 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
       read_error = fd < 0 ? fd : read_source(fd, chunk, buffer.data(), &holes);
     }
     for (const auto& a : *attachments) {
-      if (!pending_in(a, chunk)) continue;
+      if (!wanted(a)) continue;
       Session& s = *a.session;
       Object& o = *a.object;
       int e = read_error;
@@ -369,6 +398,7 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
       if (s.counters.tracks_pending.load() == 0) wake(s);
     }
     if (durable) {
+      progress();
       const int e = save_to_journal(*attachments, chunk, buffer.data(), lost);
       if (e < 0 && refuse) return e;
     }

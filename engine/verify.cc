@@ -204,7 +204,12 @@ class Verifier {
     }
     std::vector<uint64_t> digests(chunk.count, 0);
     int e = known_ == 0 ? 0 : digests_.read(base_ + chunk.first, digests.data(), known_);
-    if (e == 0) e = read(clone, bytes_of(chunk.first, chunk.count));
+    if (e < 0) {
+      found(core_.path_of(*s_, o), bytes_of(chunk.first, chunk.count),
+            Error::from_errno(e, "cannot be compared, its digests cannot be read").message);
+      return true;
+    }
+    e = read(clone, bytes_of(chunk.first, chunk.count));
     for (uint64_t t = chunk.first; t < chunk.end(); ++t) {
       const ByteRange range = bytes_of(t, 1);
       const int own = e < 0 ? read(clone, range) : 0;

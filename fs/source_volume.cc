@@ -445,10 +445,11 @@ void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<Se
                   int mount) {
   // A file on the mount must not stand in one table with /dev/fuse: when the daemon is killed the
   // kernel closes one after the other, and would wait for the file's write-back.
-  part_descriptors(mount);
+  UniqueFd own(reopen_of_process(mount));
   {
     std::lock_guard lock(run->mutex);
     ++run->parted;
+    if (!own) run->error = -own.get();
     run->ended.notify_all();
   }
   {
@@ -464,11 +465,11 @@ void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<Se
       }
     }
     if (batch.empty()) break;
-    const int error = flush_batch(mount, batch);
+    const int error = own ? flush_batch(own.get(), batch) : -own.get();
     std::lock_guard lock(run->mutex);
     if (error != 0 && run->error == 0) run->error = error;
   }
-  ::close(mount);  // of this thread's table: the mount is not busy when the flush has ended
+  own.reset();  // the mount is not busy when the flush has ended
   {
     std::lock_guard lock(self->mutex);
     self->threads.erase(gettid());
@@ -496,7 +497,7 @@ Status SourceVolume::flush_dirty(const Engine::Wanted& wanted) {
   // Threads of their own, so that a source that hangs does not hang the command: no call that
   // waits for write-back can be given up.
   for (unsigned i = threads; i > 0; --i) {
-    std::thread(flush_thread, run, self, mount->get()).detach();
+    run_apart([run, self = self, fd = mount->get()] { flush_thread(run, self, fd); });
   }
   std::unique_lock lock(run->mutex);
   run->ended.wait(lock, [&] { return run->parted == threads; });  // they have MOUNT themselves

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spdlog/async.h>
 #include <spdlog/sinks/rotating_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
@@ -49,6 +50,7 @@ namespace {
 
 constexpr unsigned kCommands = 256;  // that run at the same time; most of them wait
 constexpr size_t kLogSize = 8 << 20;
+constexpr size_t kLogQueue = 1024;  // messages
 
 // --- what the command that started the daemon is told --------------------------------------------
 
@@ -259,6 +261,7 @@ class VolumeServer {
   Status unmount_live(bool lazy);
   void heal_clones();
   void end(Why why);
+  [[noreturn]] void end_stalled(Why why);
   void wake() const;
   FuseSessionOptions session_options(bool clones) const;
 
@@ -310,6 +313,7 @@ void VolumeServer::set_up_process() {
   ::pthread_sigmask(SIG_BLOCK, &waited, nullptr);
   signals_ = UniqueFd(::signalfd(-1, &waited, SFD_CLOEXEC | SFD_NONBLOCK));
   wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  prepare_threads_apart();
 }
 
 void VolumeServer::start_log() {
@@ -322,10 +326,13 @@ void VolumeServer::start_log() {
         "clonefs", std::make_shared<spdlog::sinks::syslog_sink_mt>("clonefs", LOG_PID, LOG_DAEMON, true));
   } else {
     try {
-      logger = std::make_shared<spdlog::logger>(
+      // The file lies in the pool: nobody waits for it.
+      spdlog::init_thread_pool(kLogQueue, 1);
+      logger = std::make_shared<spdlog::async_logger>(
           "clonefs",
           std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
-              "/proc/self/fd/" + std::to_string(pool_.get()) + "/clonefs.log", kLogSize, 2));
+              "/proc/self/fd/" + std::to_string(pool_.get()) + "/clonefs.log", kLogSize, 2),
+          spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
     } catch (const spdlog::spdlog_ex& e) {
       report_.warn(std::string("no log: ") + e.what());
       return;
@@ -598,7 +605,8 @@ bool VolumeServer::try_unmount(std::string* why) {
   Status done;
   if (clones_) done = clones_->unmount(false);
   if (done) {
-    clones_.reset();
+    // Who serves a clone whose pool hangs can't be waited for.
+    if (!engine_->pool_stalled()) clones_.reset();
     done = unmount_live(false);
   }
   if (done) return true;
@@ -611,7 +619,36 @@ bool VolumeServer::try_unmount(std::string* why) {
   return false;
 }
 
+// The pool does not answer: whoever waits for it, commands, clones, the copy programs, would be waited
+// for without an end. The volume is unmounted in order; the pool finds out at the next mount.
+void VolumeServer::end_stalled(Why why) {
+  spdlog::error("the pool {} does not answer; ending without it. Clones that are not drained are taken "
+                "up at the next mount, or are Failed",
+                engine_->pool_path());
+  Status done;
+  if (!live_ended_ && why == Why::kSignal) {
+    if (clones_) (void)clones_->unmount(true);
+    if (const Status flushed = volume_->flush_dirty([](SourceId) { return true; }); !flushed)
+      spdlog::error("flush: {}", flushed.error().message);
+    volume_->detach_mount();
+    if (!unmount_live(false)) {
+      spdlog::warn("the volume is in use; unmounting it lazily: its users get ENOTCONN");
+      done = unmount_live(true);
+      if (!done) spdlog::error("{}", done.error().message);
+    }
+  }
+  if (asker_) {
+    const std::string reply = "closed with an error: the pool does not answer";
+    (void)::send(asker_.get(), reply.data(), reply.size(), MSG_NOSIGNAL);
+    // The kernel may keep threads that wait for the pool, and with them the process, until it answers.
+    asker_.reset();
+  }
+  if (!private_dir_.empty()) ::rmdir(private_dir_.c_str());
+  ::_exit(EXIT_FAILURE);
+}
+
 void VolumeServer::end(Why why) {
+  if (engine_ && live_thread_.joinable() && engine_->pool_stalled()) end_stalled(why);
   if (runner_) runner_->stop();
   if (control_) control_->events().stop();
   clones_.reset();

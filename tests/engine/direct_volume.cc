@@ -87,6 +87,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.copy_threads = options_.copy_threads;
   options.durability = options_.durability;
   options.on_error = options_.on_error;
+  options.stall_limit = options_.stall_limit;
   options.boot = options_.boot;
   options.journal_limit = options_.journal_limit;
   options.no_clones = options_.no_clones;

@@ -71,6 +71,8 @@ class DirectVolume {
     Durability durability = Durability::kPower;
     OnError on_error = OnError::kFailClone;
     uint64_t journal_limit = 128 << 20;
+    // 0: all that a change of the volume asks for is done on its thread.
+    std::chrono::milliseconds stall_limit{0};
     std::string boot;  // id of the boot; empty: the machine's
     bool no_clones = false;
   };
