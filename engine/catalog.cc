@@ -173,6 +173,13 @@ Result<std::string> Catalog::meta(const std::string& key) {
   return error("cannot read the catalog of the pool");
 }
 
+Result<std::string> Catalog::integrity() {
+  const std::lock_guard lock(mutex_);
+  Statement s(*this, "PRAGMA integrity_check(1)");
+  if (s.step() != SQLITE_ROW) return error("cannot check the catalog of the pool");
+  return s.bytes(0);
+}
+
 Result<std::vector<SessionRow>> Catalog::sessions() {
   const std::lock_guard lock(mutex_);
   Statement s(*this,

@@ -105,6 +105,7 @@ class Catalog {
   };
 
   Result<std::string> meta(const std::string& key);  // "" when there is none
+  Result<std::string> integrity();                    // "ok", or what SQLite finds first
   Result<std::vector<SessionRow>> sessions();
   Status objects(uint64_t session, const std::function<Status(ObjectRow)>& fn);
   Result<std::vector<SourceMark>> marks(uint64_t session);

@@ -21,10 +21,19 @@ uint64_t digest_of(const char* data, size_t size) {
 }
 
 Result<DigestFile> DigestFile::open(Disk& disk, int dir, const std::string& name, bool make) {
+  return open(disk, dir, name, O_RDWR | (make ? O_CREAT : 0));
+}
+
+Result<DigestFile> DigestFile::read_only(Disk& disk, int dir, const std::string& name) {
+  return open(disk, dir, name, O_RDONLY);
+}
+
+Result<DigestFile> DigestFile::open(Disk& disk, int dir, const std::string& name, int flags) {
+  const bool make = (flags & O_CREAT) != 0;
   DigestFile file;
   file.disk_ = &disk;
   file.unsynced_ = std::make_unique<Unsynced>();
-  file.fd_ = Fd(disk, disk.open(dir, name.c_str(), O_RDWR | O_NOFOLLOW | (make ? O_CREAT : 0), 0600));
+  file.fd_ = Fd(disk, disk.open(dir, name.c_str(), flags | O_NOFOLLOW, 0600));
   if (!file.fd_) return Error::from_errno(file.fd_.get(), "cannot open the digests " + name);
   char header[kHeaderSize] = {};
   const ssize_t n = disk.pread_full(file.fd_.get(), header, kHeaderSize, 0);

@@ -25,6 +25,7 @@ class DigestFile {
  public:
   // Opens NAME in DIR; MAKE: where there is none. EUCLEAN: it is no such file.
   static Result<DigestFile> open(Disk& disk, int dir, const std::string& name, bool make);
+  static Result<DigestFile> read_only(Disk& disk, int dir, const std::string& name);
 
   DigestFile() = default;  // not open: writes go nowhere
   explicit operator bool() const { return static_cast<bool>(fd_); }
@@ -45,6 +46,8 @@ class DigestFile {
   static constexpr uint64_t kHeaderSize = sizeof kMagic - 1;
 
  private:
+  static Result<DigestFile> open(Disk& disk, int dir, const std::string& name, int flags);
+
   struct Unsynced {
     std::mutex mutex;  // held while a sync is under way: who comes later may rely on it
     std::atomic<bool> any{true};

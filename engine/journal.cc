@@ -220,6 +220,48 @@ Status Journal::replay_file(File& file, const std::function<Status(const Journal
   }
 }
 
+Journal::Check Journal::check(Disk& disk, int fd, uint64_t size) {
+  FileHeader h{};
+  const FileHeader none{};
+  if (disk.pread_full(fd, &h, sizeof h, 0) < 0) return {"its header cannot be read", true};
+  if (std::memcmp(&h, &none, sizeof h) == 0) return {};  // never durable
+  if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0 || h.sum != header_sum(h))
+    return {"its header is damaged", true};
+  if (h.version != kVersion) return {"it has version " + std::to_string(h.version), true};
+  std::vector<char> data;
+  const auto record_at = [&](uint64_t at, RecordHeader* r) {
+    return disk.pread_full(fd, r, sizeof *r, at) == sizeof *r && r->magic == kRecordMagic &&
+           r->sum == header_sum(*r) && r->generation == h.generation && r->position == at &&
+           r->length <= kMaxRecord;
+  };
+  uint64_t at = kHeaderSize;
+  for (RecordHeader r{}; record_at(at, &r); at += sizeof r + padded(r.length)) {
+    data.resize(r.length);
+    if (disk.pread_full(fd, data.data(), data.size(), at + sizeof r) !=
+            static_cast<ssize_t>(r.length) ||
+        sum_of(data.data(), data.size()) != r.data_sum)
+      break;
+  }
+  // Whatever is behind that could still be read: of the last commit, or it is damage.
+  constexpr uint64_t kAtOnce = 1 << 20;
+  for (uint64_t from = at + 8; from < size; from += kAtOnce) {
+    data.resize(std::min(kAtOnce, size - from));
+    const ssize_t n = disk.pread_full(fd, data.data(), data.size(), from);
+    for (ssize_t i = 0; i + 8 <= n; i += 8) {
+      uint32_t magic;
+      std::memcpy(&magic, data.data() + i, sizeof magic);
+      RecordHeader r{};
+      const uint64_t place = from + static_cast<uint64_t>(i);
+      if (magic == kRecordMagic && record_at(place, &r))
+        return {"the record at byte " + std::to_string(at) + " cannot be read, one at byte " +
+                    std::to_string(place) + " can",
+                false};
+    }
+    if (n <= 0) break;
+  }
+  return {};
+}
+
 Status Journal::reset() {
   const std::lock_guard lock(mutex_);
   for (File& file : files_) {

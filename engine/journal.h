@@ -57,6 +57,14 @@ class Journal {
   // Empties both files.
   Status reset();
 
+  // Of a file that no daemon uses: what is wrong with it, "": nothing (its end may be torn). CERTAIN: no
+  // power cut leaves that behind. Changes nothing.
+  struct Check {
+    std::string error;
+    bool certain = false;
+  };
+  static Check check(Disk& disk, int fd, uint64_t size);
+
   struct Statistics {
     uint64_t records = 0;
     uint64_t commits = 0;

@@ -17,6 +17,11 @@ int TrackFile::clear() {
   return disk_->pwrite_full(fd_.get(), kFresh, kHeaderSize, 0);
 }
 
+bool TrackFile::is_header(const char* header, bool* failed) {
+  *failed = header[kMagicSize] != '.';
+  return std::memcmp(header, kFresh, kMagicSize) == 0;
+}
+
 Result<TrackFile> TrackFile::open(Disk& disk, int dir, const std::string& name) {
   TrackFile file;
   file.disk_ = &disk;
@@ -33,9 +38,8 @@ Result<TrackFile> TrackFile::open(Disk& disk, int dir, const std::string& name) 
   char header[kHeaderSize] = {};
   if (const ssize_t n = disk.pread_full(file.fd_.get(), header, kHeaderSize, 0); n < 0)
     return Error::from_errno(static_cast<int>(n), "cannot read the track table " + name);
-  if (std::memcmp(header, kFresh, kMagicSize) != 0)
+  if (!is_header(header, &file.failed_))
     return Error{EUCLEAN, "the track table " + name + " is damaged: it has no header"};
-  file.failed_ = header[kMagicSize] != '.';
   file.end_ = static_cast<uint64_t>(st.st_size);
   return file;
 }

@@ -24,6 +24,8 @@ class TrackFile {
 
   // Opens or creates NAME in DIR.
   static Result<TrackFile> open(Disk& disk, int dir, const std::string& name);
+  // Whether these kHeaderSize bytes begin a track table; FAILED: it says so.
+  static bool is_header(const char* header, bool* failed);
 
   TrackFile() = default;
   TrackFile(TrackFile&& o) noexcept

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "engine/pool_check.h"
 #include "extents/result.h"
 #include "fs/command.h"
 #include "fs/volume_server.h"
@@ -24,5 +25,6 @@ int run_command(Command command, const CommonOptions& common);
 // status --watch.
 int watch(const Client& client, const Command& command);
 int unmount_volume(const std::string& mountpoint);
+int fsck_pool(const PoolCheckOptions& options, bool json, bool quiet);
 
 }  // namespace clonefs

@@ -103,6 +103,14 @@ int run(int argc, char** argv) {
   unmount->fallthrough();
   unmount->add_option("MOUNTPOINT", unmounted, "where it is mounted")->required();
 
+  PoolCheckOptions check;
+  CLI::App* fsck = app.add_subcommand("fsck", "Look through a pool whose volume is not mounted");
+  fsck->fallthrough();
+  fsck->add_option("POOL", check.pool, "the directory; a volume's own is VOLUME/.clonefs/pool")->required();
+  fsck->add_flag("--repair", check.repair, "do what is said about each finding");
+  fsck->add_flag("--data", check.data, "compare the clones' data with their digests too");
+  fsck->add_flag("--json", common.json, "answer as JSON");
+
   CommandGrammar grammar;
   grammar.add_to(app, true);
 
@@ -134,6 +142,7 @@ int run(int argc, char** argv) {
     return mount_volume(std::move(server));
   }
   if (unmount->parsed()) return unmount_volume(unmounted);
+  if (fsck->parsed()) return fsck_pool(check, common.json, common.quiet);
   return run_command(*grammar.command(), common);
 }
 

@@ -11,7 +11,7 @@ from volume import BIN, Volume, VolumeTest, main, run, wait_for
 
 MIB = 1 << 20
 VERBS = ("mount", "umount", "create", "precopy", "activate", "copy", "status", "list", "wait",
-         "terminate", "delete", "extents", "rate", "resume", "verify")
+         "terminate", "delete", "extents", "rate", "resume", "verify", "fsck")
 KEYS = ("name state op op_status created_at activated_at error paths files tracks_total "
         "tracks_pending tracks_precopied tracks_recopied cofw_tracks clone_read_tracks last_track "
         "bytes_total bytes_copied rate_bytes_per_s eta_s sessions destination").split()

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
-"""`--no-clones`: a volume is mounted though its pool cannot be used, and nothing false comes of it."""
+"""`--no-clones`: a volume is mounted though its pool cannot be used, and nothing false comes of it.
+`clonefs fsck`: says what is wrong with the pool, and mends what can be.
+"""
 import errno
+import json
 import os
 import shutil
 import unittest
@@ -73,6 +76,46 @@ class NoClones(unittest.TestCase):
         self.check_refused()
         self.umount()
         # The drained clone is a plain tree all the same.
+        with open(v.pool("clones/c/d/other"), "rb") as file:
+            self.assertEqual(file.read(), b"b")
+
+    def fsck(self, code, *options):
+        done = run(BIN, "fsck", *options, self.v.pool())
+        self.assertEqual(done.returncode, code, done.stdout)
+        return done.stdout
+
+    def test_fsck(self):
+        v = self.v
+        v.ctl("copy c .")
+        v.wait("c")
+        v.ctl("copy open file --nocopy")
+        self.assertIn("in use", self.fsck(1))
+        self.fsck(2, "--wrong")
+        v.umount()
+        self.assertIn("2 sessions", self.fsck(0))
+        self.assertIn("no problem", self.fsck(0, "--data"))
+        with open(v.pool("clones/c/file"), "r+b") as file:
+            file.seek(200000)
+            file.write(b"!")
+        self.fsck(0)
+        self.assertIn("--repair would: set it Failed", self.fsck(1, "--data"))
+        report = json.loads(self.fsck(1, "--data", "--json"))
+        self.assertEqual(report["problems"], 1)
+        self.assertIn("file: bytes 196608 to 262143 are not what was copied",
+                      report["findings"][0]["what"])
+        self.assertIn("done: set it Failed", self.fsck(1, "--data", "--repair"))
+        self.assertIn("no problem", self.fsck(0, "--data"))
+        v.mount()
+        self.assertEqual(v.status("c")["state"], "Failed")
+        self.assertIn("found by fsck", v.status("c")["error"])
+        self.assertEqual(v.status("open")["state"], "CopyInProgress")
+        v.umount()
+        with open(v.pool("catalog.db"), "r+b") as file:
+            file.write(b"garbage" * 1000)
+        self.assertIn("done: set it aside as catalog.db.damaged-1", self.fsck(1, "--repair"))
+        self.fsck(0)
+        v.mount()
+        self.assertEqual(v.names(), [])
         with open(v.pool("clones/c/d/other"), "rb") as file:
             self.assertEqual(file.read(), b"b")
 

@@ -8,7 +8,7 @@ import unittest
 
 BIN = os.environ.get("CLONEFS_BIN", "")
 VERBS = ["mount", "umount", "create", "precopy", "activate", "copy", "status", "list", "wait",
-         "terminate", "delete", "extents", "rate", "resume", "verify"]
+         "terminate", "delete", "extents", "rate", "resume", "verify", "fsck"]
 
 
 def cli(*words, **env):
