@@ -90,7 +90,7 @@ struct Object {
   enum Altered : uint8_t { kNot, kBeingRecorded, kRecorded };
   std::atomic<Altered> altered{kNot};
   std::atomic<bool> finished{false};    // drained, and its times are set on the pool's file
-  bool recheck = false;       // after a restart or an error: bits say less than the files
+  bool recheck = false;                 // after a restart: bits say less than the files
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
 
   bool is_regular() const { return S_ISREG(type); }

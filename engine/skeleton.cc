@@ -530,10 +530,8 @@ Status Core::sync_object(Session& s, Object& o) {
   e = disk_.stat(clone.get(), "", &have);
   if (e < 0) return cannot("read in the pool", path_of(s, o), e);
   if (o.is_regular()) {
-    if (auto status = sync_data_size(s, o, st, static_cast<uint64_t>(have.st_size)); !status) {
-      o.recheck = true;  // the column may stand, and not all data be in it
+    if (auto status = sync_data_size(s, o, st, static_cast<uint64_t>(have.st_size)); !status)
       return status;
-    }
     o.size = static_cast<uint64_t>(st.st_size);
   }
   if (have.st_uid != st.st_uid || have.st_gid != st.st_gid) {

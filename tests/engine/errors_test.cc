@@ -176,6 +176,10 @@ TEST_F(Errors, names_are_brought_up_to_date_after_errors) {
     ASSERT_EQ(v->make("f1/x", pattern(6, 5000)), 0);
     ASSERT_EQ(v->link("f1/x", "f1/y"), 0);
     ASSERT_EQ(v->truncate("f2", 5000), 0);
+    // Either what changed is known, or all is looked at again.
+    if (skip % 2 == 1) {
+      ASSERT_EQ(code(v->kill_reopen()), 0);
+    }
     int calls = 0;
     disk.fault = [&](const FaultDisk::Call& call) {
       return call.fd >= 0 && ++calls > skip * 7 && calls <= skip * 7 + 6 ? -EIO : 0;
