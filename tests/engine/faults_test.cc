@@ -67,9 +67,8 @@ class Scenario {
     if (fault_.error == ENOSPC && !call.changes) return 0;
     ++calls_;
     if (fault_.at == 0 || (fault_.forever ? calls_ < fault_.at : calls_ != fault_.at)) return 0;
+    // But where it is written down that a clone is Failed, when its pool cannot take that: the volume.
     const std::string place = call.place();
-    // Where it is written down that a clone is Failed: the track table, or the volume.
-    if (fault_.forever && place.find("/tracks/") != std::string::npos) return 0;
     if (place.find("/.clonefs/lost") != std::string::npos || place.ends_with("/.clonefs")) return 0;
     hit_ = call.name + std::string(" ") + place;
     return -fault_.error;
@@ -258,9 +257,13 @@ class Scenario {
         ADD_FAILURE() << name << " is Failed: " << s.error;
       return;
     }
-    const std::string found = v_->clone_difference(name, expected.tree, expected.selected);
-    // The error met the file of its digests when the session was taken up: it has none now.
-    if (found.find("its digests are not there") == std::string::npos) EXPECT_EQ(found, "") << name;
+    std::string found = v_->clone_difference(name, expected.tree, expected.selected);
+    // The error met the file of its digests when the session was taken up: it has none now. That alone.
+    if (const size_t at = found.find("its digests are not there"); at != std::string::npos) {
+      const size_t line = found.rfind('\n', at) + 1;
+      found.erase(line, found.find('\n', at) - line + 1);
+    }
+    EXPECT_EQ(found, "") << name;
     if (testing::Test::HasFailure()) return;
     EXPECT_TRUE(v_->drain(name));
     const SessionState state = v_->status(name).state;
