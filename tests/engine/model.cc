@@ -157,6 +157,7 @@ class ModelRun {
       case 4:
         return at_once();
       case 0: {
+        if (random_.chance(40)) fail_checkpoint();
         const Status status = volume_->engine().checkpoint();
         note("checkpoint");
         if (!status) fail("checkpoint: " + status.error().message);
@@ -180,6 +181,14 @@ class ModelRun {
     }
   }
 
+  // One that comes to no end must not have let go of anything.
+  void fail_checkpoint() {
+    power_->fail_sync = 1 + static_cast<unsigned>(random_.below(4));
+    const Status status = volume_->engine().checkpoint();
+    power_->fail_sync = 0;
+    note("checkpoint" + (status ? "" : " -> " + status.error().message));
+  }
+
   // Two things at once, of which the first is a write: they meet where one waits for the other, too.
   void at_once() {
     const Listing l = listing();
@@ -188,10 +197,15 @@ class ModelRun {
     const uint64_t offset = some_offset(volume_->content(path).size());
     const std::string data = some_data();
     const auto write = [&] { done("write at once", volume_->write(path, offset, data)); };
+    if (random_.chance(30)) fail_checkpoint();
     Turns turns(random_.below(1u << 30));
     power_->before_operation = [&] { turns.point(); };
     alone_ = true;
-    switch (random_.below(3)) {
+    switch (random_.below(4)) {
+      case 3:
+        note("write " + path + " and checkpoint");
+        turns.run(write, [&] { (void)volume_->engine().checkpoint(); });
+        break;
       case 0: {
         // Most often to the same tracks.
         const std::string other = random_.chance(70) ? path : random_.pick(l.files);

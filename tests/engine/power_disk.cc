@@ -432,6 +432,7 @@ int PowerDisk::allocate(int fd, int mode, uint64_t offset, uint64_t length) {
 int PowerDisk::datasync(int fd) {
   bool last;
   if (!begin(&last, "datasync", fd)) return -EIO;
+  if (sync_fails()) return -EIO;
   const std::lock_guard lock(mutex_);
   make_durable(fd, false);
   return end(last, 0);
@@ -440,6 +441,7 @@ int PowerDisk::datasync(int fd) {
 int PowerDisk::sync(int fd) {
   bool last;
   if (!begin(&last, "sync", fd)) return -EIO;
+  if (sync_fails()) return -EIO;
   const std::lock_guard lock(mutex_);
   make_durable(fd, true);
   return end(last, 0);
@@ -448,6 +450,7 @@ int PowerDisk::sync(int fd) {
 int PowerDisk::syncfs(int) {
   bool last;
   if (!begin(&last, "syncfs", -1)) return -EIO;
+  if (sync_fails()) return -EIO;
   settle();
   return end(last, 0);
 }

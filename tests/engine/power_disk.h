@@ -56,6 +56,8 @@ class PowerDisk : public ForwardingDisk {
   bool verbose = false;  // print them
   // Called before each operation that reads or changes data, changes something else, or syncs.
   std::function<void()> before_operation;
+  // The Nth sync from now fails with EIO and makes nothing durable; 0: none.
+  std::atomic<unsigned> fail_sync{0};
   // No change of the volume has the ctime of another, whatever the clock says.
   bool distinct_ctimes = false;
 
@@ -155,6 +157,7 @@ class PowerDisk : public ForwardingDisk {
   // but nobody learns of it.
   bool begin(bool* last, const char* what, int fd, const char* name = "");
   int end(bool last, int result) const { return last ? -EIO : result; }
+  bool sync_fails() { return fail_sync != 0 && --fail_sync == 0; }
 
   void cut_with(std::optional<Survives> what);
 
