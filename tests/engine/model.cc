@@ -157,7 +157,15 @@ class ModelRun {
       case 4:
         return at_once();
       case 0: {
-        if (random_.chance(40)) fail_checkpoint();
+        if (random_.chance(40)) {
+          // The journal takes its turns meanwhile.
+          for (uint64_t i = 0; i < 1 + random_.below(3); ++i) {
+            fail_checkpoint();
+            const Listing l = listing();
+            if (!l.files.empty()) change_data(random_.pick(l.files));
+          }
+          if (random_.chance(60)) return;
+        }
         const Status status = volume_->engine().checkpoint();
         note("checkpoint");
         if (!status) fail("checkpoint: " + status.error().message);
@@ -183,7 +191,7 @@ class ModelRun {
 
   // One that comes to no end must not have let go of anything.
   void fail_checkpoint() {
-    power_->fail_sync = 1 + static_cast<unsigned>(random_.below(4));
+    power_->fail_sync = 1 + static_cast<unsigned>(random_.below(3));
     const Status status = volume_->engine().checkpoint();
     power_->fail_sync = 0;
     note("checkpoint" + (status ? "" : " -> " + status.error().message));
