@@ -255,7 +255,7 @@ constexpr uint64_t kFour = kFileHeader + 4 * (sizeof(RecordHeader) + 1000);
 TEST_F(JournalTest, a_full_one_keeps_nobody_longer_than_the_stall_limit) {
   std::atomic<int> calls{0};
   const auto journal = open(kFour, [&] { ++calls; });
-  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(append(*journal, i, 1000, milliseconds(0)), 0);
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(append(*journal, i, 1000, milliseconds(1)), 0);
   const int before = calls;
   EXPECT_GT(before, 0) << "half full: a checkpoint should have been asked for";
   const auto start = std::chrono::steady_clock::now();
@@ -301,10 +301,10 @@ TEST_F(JournalTest, room_that_is_made_within_the_call_is_seen) {
 
 TEST_F(JournalTest, a_record_larger_than_a_file_has_one_for_itself) {
   const auto journal = open(8192);
-  ASSERT_EQ(append(*journal, 1, 100000, milliseconds(0)), 0);
-  EXPECT_EQ(append(*journal, 2, 10, milliseconds(0)), -ENOSPC);
+  ASSERT_EQ(append(*journal, 1, 100000, milliseconds(1)), 0);
+  EXPECT_EQ(append(*journal, 2, 10, milliseconds(1)), -ENOSPC);
   ASSERT_TRUE(journal->rotate());
-  ASSERT_EQ(append(*journal, 2, 10, milliseconds(0)), 0);
+  ASSERT_EQ(append(*journal, 2, 10, milliseconds(1)), 0);
   EXPECT_EQ(found(), (std::vector{record(1, 100000), record(2, 10)}));
 }
 
