@@ -28,9 +28,15 @@ void start_apart(std::function<void()> job) {
 // Makes the threads: a new one shares the table of its maker.
 class Maker {
  public:
-  Maker() {
-    std::thread([this] {
+  explicit Maker(bool keep_streams) {
+    std::thread([this, keep_streams] {
       part_descriptors();
+      // Whoever started us may wait for the end of these.
+      const int null = keep_streams ? -1 : ::open("/dev/null", O_RDWR | O_CLOEXEC);
+      if (null >= 0) {
+        for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, fd);
+        ::close(null);
+      }
       std::unique_lock lock(mutex_);
       ready_ = true;
       changed_.notify_all();
@@ -63,8 +69,8 @@ Maker* maker = nullptr;  // lives as long as the process
 
 }  // namespace
 
-void prepare_threads_apart() {
-  if (maker == nullptr) maker = new Maker;
+void prepare_threads_apart(bool keep_streams) {
+  if (maker == nullptr) maker = new Maker(keep_streams);
 }
 
 void run_apart(std::function<void()> job) {

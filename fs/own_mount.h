@@ -14,7 +14,8 @@ namespace clonefs {
 
 // Call it when the process has few files open. Threads apart take after the one that is made here: to
 // close a copy of what was opened later, a file of a pool on NFS or FUSE, waits for its write-back.
-void prepare_threads_apart();
+// KEEP_STREAMS: these threads have stdin, stdout and stderr still.
+void prepare_threads_apart(bool keep_streams);
 
 // Runs JOB on a detached thread with nothing but stdin, stdout and stderr in its table.
 void run_apart(std::function<void()> job);

@@ -313,7 +313,7 @@ void VolumeServer::set_up_process() {
   ::pthread_sigmask(SIG_BLOCK, &waited, nullptr);
   signals_ = UniqueFd(::signalfd(-1, &waited, SFD_CLOEXEC | SFD_NONBLOCK));
   wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  prepare_threads_apart();
+  prepare_threads_apart(options_.foreground);
 }
 
 void VolumeServer::start_log() {
