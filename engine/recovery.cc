@@ -240,6 +240,11 @@ Status Core::open() {
 }
 
 Status Core::take_pool() {
+  // Made here for its mode; SQLite gives what lies beside it the same.
+  if (const Fd file(disk_, disk_.open(pool_dir_.get(), "catalog.db",
+                                      O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
+      file)
+    disk_.chmod(file.get(), 0600);
   // SQLite opens by path: through the pool's descriptor, so that nobody can put another in its way.
   auto catalog = Catalog::open("/proc/self/fd/" + std::to_string(pool_dir_.get()) + "/catalog.db");
   if (!catalog)

@@ -5,15 +5,15 @@
 
 namespace clonefs {
 
-int CloneList::node(const std::string& name, Node** node) const {
+int CloneList::node(fuse_req_t req, const std::string& name, Node** node) const {
   const auto clone = engine_.clone(name);
   if (!clone) return clone.error().code;
-  return tree_.node(*clone, directory_, node);
+  return tree_.node(req, *clone, directory_, node);
 }
 
 void CloneList::lookup(fuse_req_t req, const char* name) const {
   Node* found = nullptr;
-  if (const int e = node(name, &found); e != 0) {
+  if (const int e = node(req, name, &found); e != 0) {
     fuse_reply_err(req, e);
   } else {
     reply_entry(req, found);

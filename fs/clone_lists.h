@@ -26,7 +26,7 @@ class CloneList {
 
  private:
   // Of a clone that contains the directory. 0 or an errno.
-  int node(const std::string& name, Node** node) const;
+  int node(fuse_req_t req, const std::string& name, Node** node) const;
   Status remove_clone(const std::string& name) const;
 
   Engine& engine_;

@@ -283,7 +283,7 @@ void CloneNode::listxattr(fuse_req_t req, size_t size) {
     const Fd fd = open_ref(O_PATH);
     n = fd ? tree_.space_.disk->list_xattr(fd.get(), &names) : fd.get();
   }
-  reply_xattr(req, n, names, size);
+  reply_xattr(req, n, names_shown_to(req, std::move(names)), size);
 }
 
 // --- names ---------------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
 #include "fs/clone_tree.h"
 
 #include <fcntl.h>
+#include <linux/openat2.h>
+#include <unistd.h>
 
 #include "fs/clone_node.h"
+#include "fs/command_paths.h"
+#include "fs/credentials.h"
 
 namespace clonefs {
 
@@ -40,11 +44,14 @@ int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, CloneNode** 
   return 0;
 }
 
-int CloneTree::node(const std::shared_ptr<Clone>& clone, const std::string& path, Node** node) {
+int CloneTree::node(fuse_req_t req, const std::shared_ptr<Clone>& clone, const std::string& path,
+                    Node** node) {
   Fd opened;
   int fd = clone->root();
   if (path != ".") {
-    opened = Fd(*space_.disk, space_.disk->open(fd, path.c_str(), O_PATH | O_NOFOLLOW));
+    // The directories above are as the clone has them: who could not go through them then, can't.
+    const ActAs caller(req, ActAs::What::kCreate, ::geteuid() == 0);
+    opened = Fd(*space_.disk, open_beneath(fd, path.c_str(), RESOLVE_NO_SYMLINKS));
     fd = opened.get();
   }
   if (fd < 0) return -fd;
@@ -56,8 +63,8 @@ int CloneTree::node(const std::shared_ptr<Clone>& clone, const std::string& path
 
 bool CloneTree::entry_ino(Clone& clone, const std::string& path, uint64_t* ino) const {
   struct stat st {};
-  const char* name = path == "." ? "" : path.c_str();
-  if (space_.disk->stat(clone.root(), name, &st) != 0 || !S_ISDIR(st.st_mode)) return false;
+  const Fd fd(*space_.disk, open_beneath(clone.root(), path.c_str(), RESOLVE_NO_SYMLINKS));
+  if (!fd || space_.disk->stat(fd.get(), "", &st) != 0 || !S_ISDIR(st.st_mode)) return false;
   *ino = clone.present_ino(st.st_ino) | options_.ino_bits;
   return true;
 }

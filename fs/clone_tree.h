@@ -43,8 +43,10 @@ class CloneTree {
   }
 
   // The node of PATH ("." is the root) in CLONE with one lookup. It can be looked at, and so be
-  // removed, in a failed clone too. 0 or an errno.
-  int node(const std::shared_ptr<Clone>& clone, const std::string& path, Node** node);
+  // removed, in a failed clone too. 0 or an errno: also when the caller of REQ may not go there, or
+  // when the clone's user has put a link in the way.
+  int node(fuse_req_t req, const std::shared_ptr<Clone>& clone, const std::string& path,
+           Node** node);
 
   // The number that a listing shows of PATH in CLONE; false when it is not there.
   bool entry_ino(Clone& clone, const std::string& path, uint64_t* ino) const;

@@ -15,14 +15,6 @@ namespace clonefs {
 
 namespace {
 
-int open_beneath(int dir, const char* path, uint64_t resolve) {
-  open_how how{};
-  how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
-  how.resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  const long fd = ::syscall(SYS_openat2, dir, path, &how, sizeof how);
-  return fd < 0 ? -errno : static_cast<int>(fd);
-}
-
 std::string path_of(int fd) {
   char text[PATH_MAX];
   const ssize_t n = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), text, sizeof text);
@@ -50,6 +42,14 @@ Error belongs_to_clonefs(const std::string& path) {
 }
 
 }  // namespace
+
+int open_beneath(int dir, const char* path, uint64_t resolve) {
+  open_how how{};
+  how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+  how.resolve = resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+  const long fd = ::syscall(SYS_openat2, dir, path, &how, sizeof how);
+  return fd < 0 ? -errno : static_cast<int>(fd);
+}
 
 std::string clean_path(const std::string& path) {
   std::string clean;

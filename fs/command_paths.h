@@ -2,6 +2,7 @@
 // Thread safety: no state.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "extents/result.h"
@@ -13,6 +14,10 @@ namespace clonefs {
 // followed while they stay in the volume; one at the end is meant itself. Errors: EXDEV when it
 // leads out of the volume, EINVAL for what lies in .clonefs, ENOENT and the like.
 Result<std::string> volume_path(int source, const std::string& mountpoint, const std::string& path);
+
+// O_PATH descriptor of PATH beneath DIR, by openat2 with RESOLVE beside what keeps it beneath; a link
+// at the end is meant itself. -errno.
+int open_beneath(int dir, const char* path, uint64_t resolve);
 
 // The lexical part: no empty and "." components. "" when nothing is left.
 std::string clean_path(const std::string& path);

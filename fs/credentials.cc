@@ -76,4 +76,15 @@ ActAs::~ActAs() {
   if (umask_) umask(old_umask_);
 }
 
+std::string names_shown_to(fuse_req_t req, std::string names) {
+  if (fuse_req_ctx(req)->uid == 0) return names;
+  std::string shown;
+  for (size_t at = 0; at < names.size();) {
+    const std::string name = names.c_str() + at;
+    if (!name.starts_with("trusted.")) shown += name + '\0';
+    at += name.size() + 1;
+  }
+  return shown;
+}
+
 }  // namespace clonefs

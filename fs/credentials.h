@@ -9,6 +9,8 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <sys/types.h>
 
+#include <string>
+
 namespace clonefs {
 
 class ActAs {
@@ -29,5 +31,8 @@ class ActAs {
   bool umask_ = false;
   mode_t old_umask_ = 0;
 };
+
+// NAMES of extended attributes (a zero byte after each) without those that only root may see.
+std::string names_shown_to(fuse_req_t req, std::string names);
 
 }  // namespace clonefs

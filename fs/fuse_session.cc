@@ -5,6 +5,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+
+#include "fs/own_mount.h"
 
 extern char** environ;
 
@@ -410,7 +413,13 @@ void FuseSession::tune(const std::string& mountpoint) {
     write_value(bdi + "strict_limit", "0");
     write_value(bdi + "max_ratio", "100");
   }
-  write_value(bdi + "read_ahead_kb", "1024");
+  // The answer to INIT sets the read-ahead: who gets an answer to another request comes after it.
+  (void)on_own_mount([&]() -> Status {
+    struct statfs asked {};
+    ::statfs(mountpoint.c_str(), &asked);
+    return {};
+  });
+  write_value(bdi + "read_ahead_kb", "512");  // more is slower when the source is fast
 }
 
 }  // namespace clonefs

@@ -63,7 +63,7 @@ class FuseSession {
   void opened(Handle* handle);
   void released(Handle* handle);  // deletes it
 
-  // After mount, as root: no write throttling by this mount's own small share of dirty pages
+  // After mount, while run() serves, as root: no write throttling by this mount's own small share of dirty pages
   // (facts/fuse.md 3g), larger read-ahead. What can't be set is left as it is.
   void tune(const std::string& mountpoint);
 

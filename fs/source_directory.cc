@@ -37,7 +37,9 @@ void SourceDirectory::lookup(fuse_req_t req, const char* name) {
   if (is_root()) {
     if (SourceNode* open_node = volume_.self->node_of(name)) {
       fuse_entry_param entry{};
-      if (!volume_.writable.remember(open_node)) {
+      // The name can be seen (inotify), and would lead past the directories above the file.
+      if (!volume_.self->is_helper(fuse_req_ctx(req)->pid) ||
+          !volume_.writable.remember(open_node)) {
         fuse_reply_err(req, ENOENT);
         return;
       }

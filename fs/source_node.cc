@@ -360,15 +360,7 @@ void SourceNode::listxattr(fuse_req_t req, size_t size) {
     return;
   }
   names.resize(static_cast<size_t>(length));
-  if (fuse_req_ctx(req)->uid != 0) {  // others may not see trusted.*
-    std::string shown;
-    for (size_t at = 0; at < names.size();) {
-      const std::string name = names.c_str() + at;
-      if (!name.starts_with("trusted.")) shown += name + '\0';
-      at += name.size() + 1;
-    }
-    names.swap(shown);
-  }
+  names = names_shown_to(req, std::move(names));
   if (size == 0) {
     fuse_reply_xattr(req, names.size());
   } else if (names.size() > size) {

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "fs/own_mount.h"
@@ -187,6 +188,24 @@ std::shared_ptr<const UniqueFd> SelfAccess::mounted() {
   std::lock_guard lock(mutex);
   return mount;
 }
+
+// The calling thread is one of the helpers while this lives.
+class HelperThread {
+ public:
+  explicit HelperThread(SelfAccess& self) : self_(self) {
+    std::lock_guard lock(self_.mutex);
+    self_.threads.insert(gettid());
+  }
+  ~HelperThread() {
+    std::lock_guard lock(self_.mutex);
+    self_.threads.erase(gettid());
+  }
+  HelperThread(const HelperThread&) = delete;
+  HelperThread& operator=(const HelperThread&) = delete;
+
+ private:
+  SelfAccess& self_;
+};
 
 // --- JobThread -------------------------------------------------------------------------------
 
@@ -452,10 +471,7 @@ void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<Se
     if (!own) run->error = -own.get();
     run->ended.notify_all();
   }
-  {
-    std::lock_guard lock(self->mutex);
-    self->threads.insert(gettid());
-  }
+  std::optional<HelperThread> helper(*self);
   for (;;) {
     std::vector<std::string> batch;
     {
@@ -470,10 +486,7 @@ void flush_thread(const std::shared_ptr<FlushRun>& run, const std::shared_ptr<Se
     if (error != 0 && run->error == 0) run->error = error;
   }
   own.reset();  // the mount is not busy when the flush has ended
-  {
-    std::lock_guard lock(self->mutex);
-    self->threads.erase(gettid());
-  }
+  helper.reset();
   std::lock_guard lock(run->mutex);
   --run->threads;
   run->ended.notify_all();
@@ -520,12 +533,18 @@ void SourceVolume::ask_size(SourceNode* node, std::function<void(int64_t)> done)
     return;
   }
   jobs_->post(
-      [mount, name = self->name_of(node), done] {
-        const UniqueFd fd(openat(mount->get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-        struct statx st {};
-        const bool known =
-            fd && statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) == 0;
-        done(known ? static_cast<int64_t>(st.stx_size) : -1);
+      [self = self, mount, name = self->name_of(node), done] {
+        int64_t size = -1;
+        (void)on_own_mount([&]() -> Status {
+          const HelperThread helper(*self);
+          const UniqueFd root(reopen_of_process(mount->get()));
+          const UniqueFd fd(openat(root.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+          struct statx st {};
+          if (fd && statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &st) == 0)
+            size = static_cast<int64_t>(st.stx_size);
+          return {};
+        });
+        done(size);  // answers a request: on this thread, which has the way to do that
       },
       [done] { done(-1); });
 }

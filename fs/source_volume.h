@@ -106,7 +106,7 @@ struct SelfAccess {
   std::string prefix;
   std::mutex mutex;
   std::shared_ptr<const UniqueFd> mount;  // the volume's root, opened through the mount
-  std::set<pid_t> threads;                // those that open nodes for flushing only
+  std::set<pid_t> threads;                // those that may go this way; opens are for flushing only
 
   std::string name_of(const SourceNode* node) const;
   // The node of NAME, null: it is not such a name.

@@ -15,6 +15,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -377,8 +378,17 @@ FuseSessionOptions VolumeServer::session_options(bool clones) const {
     if (!given("allow_other") && !given("allow_root")) {
       options.mount_options.emplace_back("allow_other");
     }
-    if (!given("nodev")) options.mount_options.emplace_back("dev");
-    if (!given("nosuid")) options.mount_options.emplace_back("suid");
+    // What the source's own mount forbids stays forbidden, whatever is asked for.
+    struct statvfs fs {};
+    if (::fstatvfs(source_.get(), &fs) != 0) fs.f_flag = ST_NODEV | ST_NOSUID;
+    const auto follow = [&](const char* allow, const char* forbid, bool forbidden) {
+      if (!forbidden && given(forbid)) return;
+      std::erase(options.mount_options, allow);
+      options.mount_options.emplace_back(forbidden ? forbid : allow);
+    };
+    follow("dev", "nodev", (fs.f_flag & ST_NODEV) != 0);
+    follow("suid", "nosuid", (fs.f_flag & ST_NOSUID) != 0);
+    follow("exec", "noexec", (fs.f_flag & ST_NOEXEC) != 0);
   }
   return options;
 }
@@ -744,6 +754,12 @@ Status ask_to_unmount(pid_t pid) {
                                         ") does not answer here; if it runs in another namespace, "
                                         "unmount it there");
   }
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid != pid)
+    return Error{EPERM, "another process (pid " + std::to_string(peer.pid) +
+                            ") answers in the place of the daemon (pid " + std::to_string(pid) +
+                            "); end it, then kill -TERM the daemon"};
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   const std::string reply = read_all(fd.get());
   if (reply == "ok") {

@@ -64,6 +64,16 @@ class Mount(unittest.TestCase):
             line, = [line for line in table if line.split()[4] == v.path]
         self.assertIn("nosuid", line.split()[5])
 
+    @unittest.skipUnless(os.geteuid() == 0, "only root may set it")
+    def test_read_ahead_of_both_mounts(self):
+        v = self.volume()
+        v.mount()
+        for path in (v.path, v.at(".clonefs/clones")):
+            device = os.stat(path).st_dev
+            with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb",
+                      encoding="ascii") as file:
+                self.assertEqual(file.read().strip(), "512", path)
+
     def test_second_mount_of_a_volume(self):
         v = self.volume()
         v.mount()
@@ -196,6 +206,38 @@ class Mount(unittest.TestCase):
         self.assertEqual(os.listdir(mountpoint), [])
         self.assertEqual(run(helper, v.source).returncode, 2)
         self.assertEqual(run(helper, v.source, mountpoint, "-o", "bogus").returncode, 1)
+
+
+# umount(8) looks for its helper in /sbin: here one that has nothing else. It finds it when it looks into
+# the mount table, as for a relative path; of an absolute one it asks statfs, which knows "fuse" only.
+PLAIN_UMOUNT = r"""
+set -e
+mkdir "$BASE/sbin"
+ln -s "$(dirname "$BIN")/umount.fuse.clonefs" "$BASE/sbin/"
+umount=$(command -v umount)
+mount --bind "$BASE/sbin" "$(readlink -f /sbin)"
+for round in 1 2; do
+  $BIN mount $V
+  $BIN copy --mount $V x$round d
+  ! $umount -i $V 2>/dev/null  # without a helper
+  test -e $V/.clonefs/ctl
+  (cd $BASE && $umount volume)
+  ! grep -q " $V " /proc/self/mountinfo
+done
+echo all is well
+"""
+
+
+class PlainUmount(unittest.TestCase):
+    @unittest.skipUnless(os.geteuid() == 0, "needs a mount namespace of its own")
+    def test_umount_finds_its_helper(self):
+        v = Volume()
+        self.addCleanup(v.clean_up)
+        fill(v)
+        done = run("unshare", "-m", "bash", "-c", PLAIN_UMOUNT,
+                   env=dict(os.environ, BASE=v.base, BIN=BIN, V=v.source))
+        self.assertIn("all is well", done.stdout)
+        self.assertEqual(done.returncode, 0, done.stdout)
 
 
 # As an ordinary user: in a mount namespace of its own, with a /dev/fuse for all and a user that

@@ -1,5 +1,14 @@
 // The mount table and the mount options.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <thread>
 
 #include "fs/mount_options.h"
 #include "fs/mount_table.h"
@@ -85,6 +94,37 @@ TEST(MountOptions, Refused) {
     EXPECT_EQ(taken.error().code, EINVAL);
     EXPECT_FALSE(taken.error().message.empty());
   }
+}
+
+// Anybody can bind the address of the daemon's socket: what answers must be the daemon.
+TEST(Unmount, AnotherProcessIsNotBelieved) {
+  const pid_t daemon = fork();
+  if (daemon == 0) {
+    pause();
+    _exit(0);
+  }
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string name = "clonefs." + std::to_string(daemon);
+  std::copy(name.begin(), name.end(), address.sun_path + 1);
+  const int liar = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  ASSERT_EQ(bind(liar, reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(listen(liar, 1), 0);
+  std::thread answer([liar] {
+    const int fd = accept(liar, nullptr, nullptr);
+    (void)!send(fd, "ok", 2, MSG_NOSIGNAL);  // who asked may have gone already
+    close(fd);
+  });
+  const Status done = ask_to_unmount(daemon);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, EPERM);
+  EXPECT_NE(done.error().message.find(std::to_string(getpid())), std::string::npos)
+      << done.error().message;
+  answer.join();
+  close(liar);
+  kill(daemon, SIGKILL);
+  waitpid(daemon, nullptr, 0);
 }
 
 }  // namespace
