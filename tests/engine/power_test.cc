@@ -102,6 +102,23 @@ TEST_F(Power, the_name_of_a_deleted_clone_can_be_used_again) {
   EXPECT_EQ(state("c"), "Copied");
 }
 
+// The journal is free again when a checkpoint is durable, not when one was tried.
+TEST_F(Power, checkpoints_that_fail_let_go_of_nothing) {
+  ASSERT_EQ(v_->make("a", pattern(1, 5 * 4096)), 0);
+  disk_.settle();
+  create("c");
+  const Tree tree = v_->capture();
+  for (uint64_t i = 0; i < 4; ++i) {
+    ASSERT_EQ(v_->write("a", i * 4096, pattern(2 + i, 4096)), 0);
+    ASSERT_EQ(v_->sync("a"), 0);
+    disk_.fail_sync = 1;
+    EXPECT_FALSE(v_->engine().checkpoint());
+    EXPECT_EQ(disk_.fail_sync, 0u);
+  }
+  cut({});
+  EXPECT_EQ(v_->clone_difference("c", tree), "");
+}
+
 // The clone's user wrote, and synced nothing: the data is in the file, its bits are lost.
 TEST_F(Power, a_pending_track_has_nothing_of_a_write_that_was_lost) {
   ASSERT_EQ(v_->make("a", pattern(1, 5)), 0);
