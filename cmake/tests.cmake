@@ -51,7 +51,9 @@ function(clonefs_script_tests folder)
 endfunction()
 
 function(clonefs_script_test name label script)
-  add_test(NAME ${name} COMMAND python3 ${script})
+  # The long form has more time, which ctest can't be told when it runs.
+  add_test(NAME ${name} COMMAND sh -c
+    "exec timeout -k 10 $([ \"$CLONEFS_LONG\" = 1 ] && echo 3200 || echo 300) python3 \"$0\"" ${script})
   set_tests_properties(${name} PROPERTIES
-    LABELS ${label} TIMEOUT 300 SKIP_RETURN_CODE 77 ENVIRONMENT "${clonefs_test_environment}")
+    LABELS ${label} TIMEOUT 3300 SKIP_RETURN_CODE 77 ENVIRONMENT "${clonefs_test_environment}")
 endfunction()

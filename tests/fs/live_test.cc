@@ -37,6 +37,7 @@ struct Mode {
   bool writeback;
   bool handles;
 };
+void PrintTo(const Mode& mode, std::ostream* out) { *out << mode.name; }
 constexpr Mode kModes[] = {
     {"Writeback", true, true}, {"Writethrough", false, true}, {"NoHandles", true, false}};
 
