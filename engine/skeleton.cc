@@ -618,10 +618,7 @@ Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
   const uint64_t had = o.column == nullptr ? 0 : o.column->count;
   const uint64_t old_size = o.size;
   if (size < old_size && had > ts.tracks_in(size)) {
-    const uint64_t stay = ts.tracks_in(size);
-    if (const int e = s.digests.forget(o.column->base + stay, had - stay); e < 0)
-      return cannot("write the digests of", path_of(s, o), e);
-    leave_tracks(s, o, stay);
+    leave_tracks(s, o, ts.tracks_in(size));
     o.size = size;
     row_changed(s, o);
   }

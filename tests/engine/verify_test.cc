@@ -167,6 +167,25 @@ TEST_F(Verify, over_every_way_to_the_clone_and_over_restarts) {
   EXPECT_EQ(v.damage("c"), damage);
 }
 
+// Digests go where the tracks go, in a session that nothing interrupts.
+TEST_F(Verify, members_that_grow_and_shrink_before_activation) {
+  CreateOptions options = v.options("c");
+  options.precopy = true;
+  ASSERT_TRUE(v.engine().create(options));
+  ASSERT_TRUE(v.drain("c"));
+  ASSERT_EQ(v.write("file", 7 * kTrack, pattern(7, 20 * kTrack)), 0);  // a region of its own
+  ASSERT_EQ(v.truncate("dir/a", kTrack), 0);
+  ASSERT_TRUE(v.drain("c"));
+  ASSERT_EQ(v.truncate("dir/a", 3 * kTrack), 0);  // the same region, where now is a hole
+  ASSERT_TRUE(v.drain("c"));
+  ASSERT_TRUE(v.engine().activate({"c"}));
+  EXPECT_EQ(v.clone_difference("c", v.capture()), "");
+  ASSERT_TRUE(v.drain("c"));
+  EXPECT_EQ(v.damage("c"), "");
+  flip(in_pool("file"), 3 * kTrack);
+  EXPECT_EQ(v.damage("c"), "file 12288+4096 is not what was copied\n");
+}
+
 TEST_F(Verify, what_is_pending_is_read_on_the_source) {
   copy("c", true);
   auto report = verify();
