@@ -67,7 +67,12 @@ int DigestFile::read(uint64_t at, uint64_t* digests, uint64_t count) const {
 int DigestFile::forget(uint64_t at, uint64_t count) {
   constexpr uint64_t kAtOnce = 1 << 16;
   std::vector<uint64_t> digests;
-  for (uint64_t end = at + count; fd_ && at < end; at += digests.size()) {
+  struct stat st{};
+  if (!fd_) return 0;
+  if (const int e = disk_->stat(fd_.get(), "", &st); e < 0) return e;
+  // Beyond the file's end there are none, however far a region claims to go.
+  const uint64_t there = static_cast<uint64_t>(st.st_size) / sizeof at + 1;
+  for (const uint64_t end = std::min(at + count, there); at < end; at += digests.size()) {
     digests.resize(std::min(kAtOnce, end - at));
     int e = read(at, digests.data(), digests.size());
     // Mostly there is nothing: no space for that.
