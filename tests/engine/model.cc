@@ -315,6 +315,13 @@ class ModelRun {
       const SessionStatus status = volume_->status(name);
       const bool exists = !status.name.empty();
       std::string found = exists ? to_string(status.state) : "none";
+      if (before.state == SessionState::kFailed && exists) {
+        // It was being removed because it was spoilt.
+        const Status removed = volume_->engine().remove({name}, true);
+        if (!removed) fail("remove " + name + ": " + removed.error().message);
+        sessions_.erase(name);
+        continue;
+      }
       if (after != nullptr && exists && status.state == after->state) {
         ++happened;
       } else if (after == nullptr && !exists) {
@@ -1098,6 +1105,7 @@ class ModelRun {
       ++report_.failed_clones;
       note(it->first + " is Failed: " + status.error);
       remember(it->first);
+      uncertain_[it->first].state = SessionState::kFailed;
       const Status removed = volume_->engine().remove({it->first}, true);
       if (!removed) fail("remove " + it->first + ": " + removed.error().message);
       it = sessions_.erase(it);
