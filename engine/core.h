@@ -165,7 +165,7 @@ class Core {
   bool is_due(const Attachment& a, ByteRange range, bool cofw) const;
   int save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
                       const char* bytes,
-                      const std::function<void(const Attachment&, int)>& lost);
+                      const std::function<bool(const Attachment&, int)>& lost);
   Fd open_source(const Object& o, int flags = O_RDONLY) const;
   Fd open_clone(const Object& o, int flags) const;
   std::string path_of(const Session& s, const Object& o) const;
@@ -207,7 +207,9 @@ class Core {
 
   // --- failures.cc ---
   // The clone is lost. May be called with anything held but a Batch.
-  void fail(Session& s, const std::string& why);
+  // First it is written down, then the state changes. OVERWRITES: the caller is about to overwrite what
+  // could not be saved; false: it must not, for a restart would not know that the clone is lost.
+  bool fail(Session& s, const std::string& why, bool overwrites = false);
   // The copy program could not go on, and nothing is lost by it. With the work mutex held.
   void copy_failed(Session& s, const Error& error);
   void end_trouble(Session& s);

@@ -12,18 +12,22 @@ constexpr auto kEndOfRow = std::chrono::seconds(60);
 
 }  // namespace
 
-void Core::fail(Session& s, const std::string& why) {
+bool Core::fail(Session& s, const std::string& why, bool overwrites) {
   {
-    const std::lock_guard lock(s.text_mutex);
-    if (!s.error.empty() || s.removed) return;
+    std::unique_lock lock(s.text_mutex);
+    if (s.removed) return true;
+    if (!s.error.empty()) {
+      // Nobody overwrites a track before the loss is written down.
+      s.failed_cv.wait(lock, [&] { return !s.failing; });
+      return s.state.load() == SessionState::kFailed;
+    }
     s.error = why;
+    s.failing = true;
   }
-  s.state.store(SessionState::kFailed, std::memory_order_release);
-  events_.add("FAILED " + s.name + ": " + why);
   // Whatever happens next, a clone that is not exact must say so after a restart too. The byte in
   // the track table needs no space; what the pool cannot take is written to the volume.
   const auto session = s.shared_from_this();
-  const auto recorded = guard_.run([this, session, why](const PoolGuard::Progress&) {
+  const auto in_pool = guard_.run([this, session, why](const PoolGuard::Progress&) {
     Session& failed = *session;
     int e = failed.track_file.set_failed();
     if (power()) {
@@ -35,14 +39,28 @@ void Core::fail(Session& s, const std::string& why) {
     if (status) status = batch.commit();
     return status ? 0 : e;
   });
-  if (!recorded || *recorded < 0) {
-    if (const int e = record_loss(s); e < 0)
-      events_.add("that " + s.name + " is FAILED could be written neither to the pool nor to the "
-                  "volume: " + Error::from_errno(e, "").message + "; delete it");
+  const int e = in_pool && *in_pool == 0 ? 0 : record_loss(s);
+  if (e == 0)
+    events_.add("FAILED " + s.name + ": " + why);
+  else
+    events_.add("that " + s.name + " is lost can be written neither to the pool nor to the volume (" +
+                Error::from_errno(e, "").message + (overwrites ? "); a write is refused: " : "): ") + why);
+  const bool failed = e == 0 || !overwrites;
+  {
+    const std::lock_guard lock(s.text_mutex);
+    s.failing = false;
+    if (failed)
+      s.state.store(SessionState::kFailed, std::memory_order_release);
+    else
+      s.error.clear();
+    s.failed_cv.notify_all();
   }
-  s.announce = true;
-  wake(s);
-  state_changed();
+  if (failed) {
+    s.announce = true;
+    wake(s);
+    state_changed();
+  }
+  return failed;
 }
 
 namespace {

@@ -164,6 +164,7 @@ int Core::open_hidden(const char* name, Fd* fd) {
                                     O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   if (!hidden) return hidden.get();
   e = disk_.mkdir(hidden.get(), name, 0700);
+  if (e == 0) e = disk_.sync(hidden.get());
   if (e < 0 && e != -EEXIST) return e;
   *fd = Fd(disk_, disk_.open(hidden.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   return *fd ? 0 : fd->get();

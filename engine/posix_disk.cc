@@ -92,11 +92,13 @@ class PosixDisk final : public Disk {
     buffer.head.handle_bytes = static_cast<unsigned>(handle.size() - kHandleTypeSize);
     std::memcpy(&buffer.head.handle_type, handle.data(), kHandleTypeSize);
     std::memcpy(buffer.head.f_handle, handle.data() + kHandleTypeSize, buffer.head.handle_bytes);
-    // The kernel answers a shortage of memory while it makes the dentry with ENOMEM: try again.
+    // The kernel answers ENOMEM also while the directory is being removed (it cannot be connected to
+    // its parent any more): that ends, with ESTALE.
     int fd = -1;
-    for (int attempt = 0; attempt < 8; ++attempt) {
+    for (unsigned attempt = 0; attempt < 1000; ++attempt) {
       fd = ::open_by_handle_at(mount, &buffer.head, flags | O_CLOEXEC);
       if (fd >= 0 || (errno != ENOMEM && errno != EINTR)) break;
+      if (attempt >= 8) ::usleep(100);
     }
     return or_errno(fd);
   }

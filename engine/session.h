@@ -173,6 +173,8 @@ struct Session : std::enable_shared_from_this<Session> {
   std::atomic<bool> all_noted{false};  // a checkpoint since the activation has seen all objects
 
   mutable std::mutex text_mutex;
+  bool failing = false;               // its loss is being written down; guarded by text_mutex
+  std::condition_variable failed_cv;  // of failing
   std::string error;
   std::shared_ptr<const VerifyReport> verified;  // the last one since the mount
   Object* last_object = nullptr;

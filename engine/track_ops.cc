@@ -290,13 +290,15 @@ int Core::save_before_write(const std::shared_ptr<Source>& source, const Attachm
                           (limit % 1000 == 0 ? std::to_string(limit / 1000) + " s"
                                              : std::to_string(limit) + " ms") +
                           " (--stall-limit)";
-  const bool refuse = options_.on_error == OnError::kFailWrite;
+  bool refuse = false;
   for (const auto& a : *attachments) {
     if (!due(a)) continue;
-    if (refuse)
+    if (options_.on_error == OnError::kFailWrite) {
       events_.add("write refused for " + a.session->name + ": " + why);
-    else
-      fail(*a.session, why + " when a track was to be saved before it is overwritten");
+      refuse = true;
+    } else {
+      refuse |= !fail(*a.session, why + " when a track was to be saved before it is overwritten", true);
+    }
   }
   return refuse ? -EIO : 0;
 }
@@ -319,18 +321,18 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
 
   // What becomes of an error: the policy counts for writes to the source only. Who changes a clone
   // gets it; nothing is lost by it.
-  const bool refuse = !cofw || options_.on_error == OnError::kFailWrite;
-  const auto lost = [&](const Attachment& a, int e) {
-    if (!cofw) return;
+  const auto lost = [&](const Attachment& a, int e) {  // whether the caller gets it
+    if (!cofw) return true;
     const Error error = Error::from_errno(
         e, "cannot save a track of " + path_of(*a.session, *a.object) + " before it is overwritten");
-    if (!refuse) return fail(*a.session, error.message);
+    if (options_.on_error == OnError::kFailClone) return !fail(*a.session, error.message, true);
     // Now and then: a program may try for ever.
     auto& said = a.session->refusal_said;
     if (const int64_t time = now().tv_sec; time - said >= kSayRefusalEvery) {
       said = time;
       events_.add("write refused for " + a.session->name + ": " + error.message);
     }
+    return true;
   };
   Fd own;
   std::vector<char> buffer;
@@ -392,15 +394,14 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
         t = u;
       }
       if (e < 0) {
-        lost(a, e);
-        if (refuse) return e;
+        if (lost(a, e)) return e;
       }
       if (s.counters.tracks_pending.load() == 0) wake(s);
     }
     if (durable) {
       progress();
       const int e = save_to_journal(*attachments, chunk, buffer.data(), lost);
-      if (e < 0 && refuse) return e;
+      if (e < 0) return e;
     }
   }
   return 0;
@@ -410,7 +411,7 @@ int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteR
 // has there: it was not overwritten since the consistency point of any of them. With the claim.
 int Core::save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
                           const char* bytes,
-                          const std::function<void(const Attachment&, int)>& lost) {
+                          const std::function<bool(const Attachment&, int)>& lost) {
   std::vector<JournalRecord> records;
   std::vector<std::pair<const Attachment*, Extent>> saved;
   for (const auto& a : attachments) {
@@ -433,13 +434,14 @@ int Core::save_to_journal(const std::vector<Attachment>& attachments, ByteRange 
     }
   }
   const int e = records.empty() ? 0 : journal_->append(records, options_.stall_limit);
+  bool refuse = false;
   for (const auto& [a, extent] : saved) {
     if (e < 0)
-      lost(*a, e);
+      refuse |= lost(*a, e);
     else
       change_bits(*a->session, *a->object, extent, is_unsaved, on_durable);
   }
-  return e;
+  return refuse ? e : 0;
 }
 
 }  // namespace clonefs::detail

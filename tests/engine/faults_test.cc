@@ -260,8 +260,8 @@ class Scenario {
     std::string found = v_->clone_difference(name, expected.tree, expected.selected);
     // The error met the file of its digests when the session was taken up: it has none now. That alone.
     if (const size_t at = found.find("its digests are not there"); at != std::string::npos) {
-      const size_t line = found.rfind('\n', at) + 1;
-      found.erase(line, found.find('\n', at) - line + 1);
+      const size_t line = found.rfind('\n', at) + 1, end = found.find('\n', at);
+      found.erase(line, end == std::string::npos ? end : end - line + 1);
     }
     EXPECT_EQ(found, "") << name;
     if (testing::Test::HasFailure()) return;

@@ -137,7 +137,9 @@ TEST(Persistence, precopy_goes_on_without_copying_all_again) {
     const uint64_t precopied = v.status("c").tracks_precopied;
     start_again(v, end);
     // After SIGKILL what was written just now is compared: its ctime says nothing.
-    if (end == End::kClean) EXPECT_EQ(v.status("c").tracks_precopied, precopied);
+    if (end == End::kClean) {
+      EXPECT_EQ(v.status("c").tracks_precopied, precopied);
+    }
     EXPECT_EQ(v.status("c").state, SessionState::kPrecopy);
     disk.written = 0;
     ASSERT_TRUE(v.drain("c"));
