@@ -140,11 +140,12 @@ class Volume:
     pool     where the clones lie, by a way that does not lead through the mount
     """
 
-    def __init__(self, aside=False, pool=None, options=(), daemon=False, prefix=()):
-        self.base = tempfile.mkdtemp(prefix="clonefs-e2e-", dir=TEST_DIR)
+    def __init__(self, aside=False, pool=None, options=(), daemon=False, prefix=(), base=None):
+        # BASE: a directory that may have a volume in it already.
+        self.base = base or tempfile.mkdtemp(prefix="clonefs-e2e-", dir=TEST_DIR)
         os.chmod(self.base, 0o755)
         self.source = os.path.join(self.base, "volume")
-        os.mkdir(self.source)
+        os.makedirs(self.source, exist_ok=True)
         self.path = os.path.join(self.base, "mount") if aside else self.source
         if aside:
             os.mkdir(self.path)
