@@ -27,6 +27,7 @@ class CommandExecutor {
   VolumeInfo info() const {
     VolumeInfo info = info_;
     info.pool_status = engine_.pool_status();
+    info.journal = engine_.journal_statistics();
     return info;
   }
 

@@ -239,6 +239,9 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   json["pid"] = info.pid;
   json["durability"] = info.durability;
   const PoolStatus& pool = info.pool_status;
+  json["journal_records"] = info.journal.records;
+  json["journal_commits"] = info.journal.commits;
+  json["journal_bytes"] = info.journal.bytes;
   json["pool_free_bytes"] = pool.known ? Json(pool.free_bytes) : Json(nullptr);
   json["pool_needed_bytes"] = pool.known ? Json(pool.needed_bytes) : Json(nullptr);
   json["pool_full_in_s"] = pool.full_in_s < 0 ? Json(nullptr) : Json(pool.full_in_s);

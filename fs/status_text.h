@@ -21,6 +21,7 @@ struct VolumeInfo {
   pid_t pid = 0;
   std::string durability{};  // "power", "relaxed"
   PoolStatus pool_status{};
+  Engine::JournalStatistics journal{};
   bool no_clones = false;
 };
 

@@ -431,7 +431,7 @@ Status VolumeServer::start() {
   executor_ = std::make_unique<CommandExecutor>(
       *engine_, source_.get(),
       VolumeInfo{options_.mountpoint, options_.source, engine_->pool_path(), ::getpid(),
-                 to_string(options_.durability), {}, options_.no_clones});
+                 to_string(options_.durability), {}, {}, options_.no_clones});
   // Without clones nothing is ever looked for in it.
   const int clones = options_.no_clones ? source_.get() : pool_.get();
   auto view = CloneTree::open(*engine_, clones, {true, false, uint64_t{1} << 63});

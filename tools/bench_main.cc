@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
   write_command->add_option("--pace-us", writer.pace_us);
   write_command->add_option("--hot", writer.hot, "tracks that are written, spread evenly");
   write_command->add_option("--hot-bytes", writer.hot_bytes);
+  write_command->add_option("--block", writer.block);
+  write_command->add_option("--sequential", writer.sequential);
 
   CLI11_PARSE(app, argc, argv);
   try {

@@ -16,9 +16,9 @@ def parse(words):
         prog="tools/bench", description="Builds clonefs and measures it beside the native file "
         "system, cp, XFS reflinks and btrfs snapshots, in one run. docs/BENCHMARK.md tells more.",
         epilog="Parts: a activation, b rewritten tracks, c live mount, d live mount with a draining "
-        "clone, e drain. Without root the peers in loop images are left out.")
+        "clone, e drain, f what durability costs a writer. Without root the peers in loop images are left out.")
     parser.add_argument("--quick", action="store_true", help="smaller, in less than two minutes")
-    parser.add_argument("--only", metavar="a,c", default="a,b,c,d,e", help="these parts only")
+    parser.add_argument("--only", metavar="a,c", default="a,b,c,d,e,f", help="these parts only")
     parser.add_argument("--json", metavar="FILE", help="all figures, each repetition, as JSON")
     parser.add_argument("--build", metavar="DIR", help="a build directory (default build/release)")
     parser.add_argument("--dir", metavar="DIR", default=os.environ.get("TMPDIR", "/var/tmp"),

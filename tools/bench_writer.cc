@@ -78,8 +78,9 @@ class Writer {
   }
 
  private:
-  uint64_t place(uint64_t size, std::mt19937_64& random) const {
+  uint64_t place(uint64_t size, std::mt19937_64& random) {
     const uint64_t block = options_.block;
+    if (options_.sequential) return size <= block ? 0 : next_++ % (size / block) * block;
     if (options_.hot == 0 || options_.hot * options_.hot_bytes >= size)
       return size <= block ? 0 : random() % (size / block) * block;
     const uint64_t stride = size / options_.hot / options_.hot_bytes * options_.hot_bytes;
@@ -94,6 +95,7 @@ class Writer {
   const std::string mode_;
   std::vector<File> files_;
   std::vector<Sample> samples_;
+  uint64_t next_ = 0;
   std::string error_;
 };
 

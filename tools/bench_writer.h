@@ -18,6 +18,7 @@ struct WriterOptions {
   uint64_t block = 4096;
   uint64_t hot = 0;            // only this many places of each file, spread evenly; 0: anywhere
   uint64_t hot_bytes = 65536;  // size of such a place
+  bool sequential = false;     // block after block, from the begin again at the end
 };
 
 // Begins to write and says "ready" on stdout; then takes lines from COMMANDS:
