@@ -270,6 +270,7 @@ class VolumeServer {
   StartReport& report_;
   UniqueFd source_;
   UniqueFd pool_;  // by its path it is out of reach once the volume is mounted over it
+  bool flusher_ = false;  // an I/O flusher to the kernel
   UniqueFd signals_;
   UniqueFd listener_;
   UniqueFd wake_;
@@ -297,7 +298,7 @@ void VolumeServer::set_up_process() {
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
   // Memory that the daemon asks for must not wait for write-back that waits for the daemon.
-  if (is_root()) ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  flusher_ = ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0;
 
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
@@ -536,6 +537,9 @@ int VolumeServer::run() {
     spdlog::info("drained clones are read {}",
                  clones_->passthrough() ? "by passthrough" : "through the daemon");
   }
+  if (!flusher_)
+    spdlog::info("not an I/O flusher (that needs CAP_SYS_RESOURCE): when the machine is short of memory, "
+                 "the daemon may wait for pages that are written back through it");
   report_.ready();
   if (!options_.foreground) {
     // Whoever started us may wait for the end of these.
