@@ -31,6 +31,7 @@ struct RecordHeader {
   uint32_t object;
   uint64_t generation;
   uint64_t position;  // of this header in the file
+  uint64_t commit;    // position of the first record that was made durable with it
   uint64_t session;
   uint64_t offset;
   uint64_t length;
@@ -51,7 +52,11 @@ Result<std::unique_ptr<Journal>> Journal::open(Disk& disk, int dir, uint64_t lim
   for (unsigned i = 0; i < 2; ++i) {
     File& file = journal->files_[i];
     const std::string name = i == 0 ? "0" : "1";
-    file.fd = Fd(disk, disk.open(dir, name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+    file.fd = Fd(disk, disk.open(dir, name.c_str(), O_RDWR | O_NOFOLLOW));
+    if (file.fd.get() == -ENOENT) {
+      file.missed = true;
+      file.fd = Fd(disk, disk.open(dir, name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+    }
     if (!file.fd) return Error::from_errno(file.fd.get(), "cannot open the journal of the pool");
     FileHeader h{};
     const ssize_t n = disk.pread_full(file.fd.get(), &h, sizeof h, 0);
@@ -114,8 +119,8 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
   }
   const uint64_t ticket = ++waiting_ticket_;
   for (const auto& r : records) {
-    // Generation and position are filled in by the commit that takes it.
-    RecordHeader h{kRecordMagic,   r.object,       0, 0, r.session, r.range.offset, r.range.length,
+    // Generation, position and commit are filled in by the commit that takes it.
+    RecordHeader h{kRecordMagic,   r.object,       0, 0, 0, r.session, r.range.offset, r.range.length,
                    sum_of(r.data, r.range.length), 0};
     const auto* bytes = reinterpret_cast<const char*>(&h);
     waiting_.insert(waiting_.end(), bytes, bytes + sizeof h);
@@ -143,6 +148,7 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
         std::memcpy(&h, batch.data() + p, sizeof h);
         h.generation = file.generation;
         h.position = at + p;
+        h.commit = at;
         h.sum = header_sum(h);
         std::memcpy(batch.data() + p, &h, sizeof h);
         p += sizeof h + padded(h.length);
@@ -253,13 +259,27 @@ Journal::Check Journal::check(Disk& disk, int fd, uint64_t size) {
       RecordHeader r{};
       const uint64_t place = from + static_cast<uint64_t>(i);
       if (magic == kRecordMagic && record_at(place, &r))
+        // A commit begins when what is before it is durable.
         return {"the record at byte " + std::to_string(at) + " cannot be read, one at byte " +
                     std::to_string(place) + " can",
-                false};
+                r.commit > at};
     }
     if (n <= 0) break;
   }
   return {};
+}
+
+std::string Journal::damage() const {
+  for (const File& file : files_) {
+    const std::string name = "file " + std::to_string(&file - files_.data()) + " of it ";
+    if (file.missed) return name + "is missing";
+    struct stat st{};
+    if (const int e = disk_.stat(file.fd.get(), "", &st); e < 0)
+      return Error::from_errno(e, name + "cannot be read").message;
+    const Check found = check(disk_, file.fd.get(), static_cast<uint64_t>(st.st_size));
+    if (found.certain) return name + "is damaged: " + found.error;
+  }
+  return "";
 }
 
 Status Journal::reset() {

@@ -64,6 +64,9 @@ class Journal {
     bool certain = false;
   };
   static Check check(Disk& disk, int fd, uint64_t size);
+  // What is certainly wrong with what open() found, "": nothing. Before anything is appended. (Damage in
+  // the last commit looks like the end that a power cut tore.)
+  std::string damage() const;
 
   struct Statistics {
     uint64_t records = 0;
@@ -78,6 +81,7 @@ class Journal {
     uint64_t generation = 0;
     uint64_t end = 0;  // next byte to write
     bool needed = false;
+    bool missed = false;  // was not there
   };
   Journal(Disk& disk, uint64_t limit, std::function<void()> call)
       : disk_(disk), limit_(limit), call_for_checkpoint_(std::move(call)) {}

@@ -809,6 +809,11 @@ Status Core::replay_journal() {
     members.session = s;
     for (auto& o : s->objects) members.by_id[o.id] = &o;
   }
+  if (const std::string damage = journal_->damage(); !damage.empty()) {
+    for (const auto& [name, s] : sessions_)
+      if (s->active() && s->counters.tracks_pending.load() != 0)
+        fail(*s, "tracks that were overwritten may be lost with the COFW journal: " + damage);
+  }
   uint64_t tracks = 0;
   auto status = journal_->replay([&](const JournalRecord& r) -> Status {
     const auto it = by_id.find(r.session);

@@ -255,9 +255,9 @@ class Places(VolumeTest):
         with Volume(aside=True).mount() as v:
             other = os.path.join(v.base, "other")
             os.mkdir(other)
-            # The source is not covered; the pool's lock tells.
-            self.mount_refused(v.source, other, contains=["pool"])
-            self.mount_refused(v.source, contains=["pool"])
+            # The source is not covered; its lock tells.
+            self.mount_refused(v.source, other, contains=["served by another clonefs"])
+            self.mount_refused(v.source, contains=["served by another clonefs"])
             v.write("file", b"still works")
 
     def test_pool_places(self):

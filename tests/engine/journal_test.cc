@@ -31,7 +31,7 @@ struct FileHeader {
 };
 struct RecordHeader {
   uint32_t magic, object;
-  uint64_t generation, position, session, offset, length, data_sum, sum;
+  uint64_t generation, position, commit, session, offset, length, data_sum, sum;
 };
 
 constexpr auto kLong = milliseconds(20000);
@@ -157,6 +157,8 @@ TEST_P(DamagedRecord, ends_what_is_read) {
     put(0, at, static_cast<char>(get<char>(0, at) ^ 1));
   }
   EXPECT_EQ(found(), std::vector{record(0)});
+  // The third is of a later commit: no power cut did that.
+  EXPECT_NE(open()->damage(), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -184,15 +186,45 @@ TEST_F(JournalTest, torn_at_any_length) {
     for (uint64_t i = 0; i < 3; ++i) ASSERT_EQ(append(*journal, i), 0);
   }
   for (const uint64_t size :
-       {place(2) + 1067, place(2) + 64, place(2) + 63, place(2) + 1, place(2)}) {
+       {place(2) + 1075, place(2) + 72, place(2) + 71, place(2) + 1, place(2)}) {
     ASSERT_EQ(::truncate(path(0).c_str(), static_cast<off_t>(size)), 0);
     const bool whole = size >= place(2) + sizeof(RecordHeader) + 1000;
     EXPECT_EQ(found().size(), whole ? 3u : 2u) << size;
+    EXPECT_EQ(open()->damage(), "") << size;
   }
   for (const uint64_t size : {kFileHeader, uint64_t{39}, uint64_t{0}}) {
     ASSERT_EQ(::truncate(path(0).c_str(), static_cast<off_t>(size)), 0);
     EXPECT_TRUE(found().empty()) << size;
   }
+}
+
+TEST_F(JournalTest, torn_within_a_commit_is_no_damage) {
+  {
+    const auto journal = open();
+    const std::string data(1000, 'x');
+    ASSERT_EQ(journal->append({{7, 0, {0, 1000}, data.data()}, {7, 1, {4096, 1000}, data.data()}}, kLong),
+              0);
+  }
+  put(0, place(0), uint32_t{0});  // the first is gone, the second, written with it, is there
+  EXPECT_TRUE(found().empty());
+  EXPECT_EQ(open()->damage(), "");
+}
+
+TEST_F(JournalTest, a_missing_file_is_damage_once) {
+  { ASSERT_EQ(append(*open(), 1), 0); }
+  ASSERT_EQ(::unlink(path(1).c_str()), 0);
+  EXPECT_NE(open()->damage(), "");
+  EXPECT_EQ(open()->damage(), "");
+}
+
+TEST_F(JournalTest, a_damaged_header_is_damage) {
+  { ASSERT_EQ(append(*open(), 1), 0); }
+  for (const uint64_t at : {uint64_t{0}, uint64_t{15}, uint64_t{16}, uint64_t{24}, uint64_t{32}}) {
+    put(0, at, static_cast<char>(get<char>(0, at) ^ 1));
+    EXPECT_NE(open()->damage(), "") << at;
+    put(0, at, static_cast<char>(get<char>(0, at) ^ 1));
+  }
+  EXPECT_EQ(open()->damage(), "");
 }
 
 TEST_F(JournalTest, a_file_of_another_kind_or_version) {

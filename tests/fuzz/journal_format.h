@@ -31,6 +31,7 @@ class JournalFile {
     put(head, object);
     put(head, generation_);
     put(head, uint64_t{bytes_.size()});
+    put(head, uint64_t{bytes_.size()});  // a commit of its own
     put(head, session);
     put(head, offset);
     put(head, length);
