@@ -74,7 +74,7 @@ class ControlFiles(VolumeTest):
         v.ctl("create x d")
         self.assertEqual(os.listdir(v.at(".clonefs/sessions")), ["x"])
         self.assertEqual(sorted(os.listdir(v.at(".clonefs/sessions/x"))),
-                         ["ctl", "status", "status.json"])
+                         ["ctl", "status", "status.json", "verify"])
         with open(v.at(".clonefs/sessions/x/status"), encoding="utf-8") as file:
             self.assertIn("Created", file.read())
         self.assertEqual(v.status("x")["state"], "Created")
