@@ -191,6 +191,40 @@ TEST(Persistence, after_sigkill_the_precopy_of_unchanged_files_counts) {
   EXPECT_EQ(v.plain_difference("clone", expected), "");
 }
 
+// What the journal alone knows of is lost with it: never the source's newer data instead.
+TEST(Persistence, after_a_power_cut_a_damaged_journal_makes_the_clone_failed) {
+  for (const bool damaged : {false, true}) {
+    DirectVolume v;
+    ASSERT_EQ(v.make("file", pattern(1, 40960)), 0);
+    CreateOptions options = v.options("clone");
+    options.activate = true;
+    ASSERT_TRUE(v.engine().create(options));
+    const Tree expected = v.capture();
+    for (const uint64_t at : {uint64_t{0}, uint64_t{8192}, uint64_t{20480}}) ASSERT_EQ(v.write("file", at, "new"), 0);
+    const std::string journal = v.engine().pool_path() + "/journal/";
+    v.kill();
+    bool hit = false;
+    for (const char* name : {"0", "1"}) {
+      const int fd = ::open((journal + name).c_str(), O_RDWR | O_CLOEXEC);
+      char byte = 0;
+      if (::pread(fd, &byte, 1, 4096 + 200) == 1 && damaged) {  // in the first record's data
+        byte = static_cast<char>(byte ^ 1);
+        hit = ::pwrite(fd, &byte, 1, 4096 + 200) == 1;
+      }
+      ::close(fd);
+    }
+    EXPECT_EQ(hit, damaged);
+    v.use_boot("another");
+    ASSERT_TRUE(v.open());
+    if (damaged) {
+      EXPECT_EQ(v.status("clone").state, SessionState::kFailed);
+      EXPECT_NE(v.status("clone").error.find("journal"), std::string::npos);
+    } else {
+      EXPECT_EQ(v.clone_difference("clone", expected), "");
+    }
+  }
+}
+
 TEST(Persistence, the_drain_goes_on_where_it_was) {
   for (const End end : kEnds) {
     CountingDisk disk;
