@@ -315,8 +315,14 @@ Result<std::unique_ptr<FuseSession>> FuseSession::create(Node* root, FuseSession
 FuseSession::~FuseSession() {
   if (session_ == nullptr) return;
   if (mounted_) fuse_session_unmount(session_);
-  for (Handle* handle : handles_) delete handle;
+  close_handles();
   fuse_session_destroy(session_);
+}
+
+void FuseSession::close_handles() {
+  std::lock_guard lock(handles_mutex_);
+  for (Handle* handle : handles_) delete handle;
+  handles_.clear();
 }
 
 void FuseSession::opened(Handle* handle) {

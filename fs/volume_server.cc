@@ -684,6 +684,8 @@ void VolumeServer::end(Why why) {
       }
     }
     live_thread_.join();
+    // What is open may change the source still (its mtime): before the engine writes down what it is.
+    live_->close_handles();
   }
   Status closed;
   if (engine_) closed = engine_->close();

@@ -198,14 +198,17 @@ class Terminated(UnderLoad):
     """SIGTERM: what programs hold open keeps the mount from ending in order, so it goes lazily. They
     see no error before that, and nothing that had returned is lost."""
     rounds = 15 if LONG else 3
+    aside = True  # in place, paths would lead to the source then
 
     def end(self, writers):
         os.kill(self.v.pid, signal.SIGTERM)
         self.v.wait_end(0)
-        for name, writer in writers.items():
-            writer.wait()
-            if name != "mapped":  # it gets SIGBUS
-                self.assertIn(writer[FAILED], (errno.ENOTCONN, errno.EIO), name)
+        # The others' cached pages may take writes still.
+        for name in ("durable", "names"):
+            writers[name].wait()
+            self.assertIn(writers[name][FAILED],
+                          (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENOENT,
+                           errno.EXDEV), name)
 
     def test_under_load(self):
         self.run_rounds()
