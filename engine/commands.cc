@@ -245,6 +245,12 @@ void Core::undo_create(const SessionPtr& s) {
   // What a pass left on the stage goes at the next start.
 }
 
+Status Core::hold(const SessionPtr& s, std::vector<std::unique_lock<std::mutex>>& locks) {
+  locks.emplace_back(s->work_mutex);
+  if (s->removed) return Error{ENOENT, "there is no clone named " + s->name};
+  return {};
+}
+
 // --- PRECOPY -----------------------------------------------------------------------------------
 
 Status Core::precopy(const std::vector<std::string>& names) {
@@ -254,8 +260,7 @@ Status Core::precopy(const std::vector<std::string>& names) {
   if (!status) return status;
   std::vector<std::unique_lock<std::mutex>> locks;
   for (const auto& s : sessions) {
-    locks.emplace_back(s->work_mutex);
-    if (s->removed) return Error{ENOENT, "there is no clone named " + s->name};
+    if (status = hold(s, locks); !status) return status;
     const auto state = s->state.load();
     if (state != SessionState::kCreated)
       return Error{state == SessionState::kPrecopy ? EALREADY : EINVAL,
@@ -297,8 +302,7 @@ Status Core::activate(const std::vector<std::string>& names) {
 Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   std::vector<std::unique_lock<std::mutex>> locks;
   for (const auto& s : sessions) {
-    locks.emplace_back(s->work_mutex);
-    if (s->removed) return Error{ENOENT, "there is no clone named " + s->name};
+    if (auto status = hold(s, locks); !status) return status;
     const auto state = s->state.load();
     if (state == SessionState::kCreated || state == SessionState::kPrecopy) continue;
     return Error{state == SessionState::kCopyInProgress ? EALREADY : EINVAL,

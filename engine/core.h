@@ -297,6 +297,8 @@ class Core {
   void remove_digests(uint64_t id);
   std::vector<SessionPtr> find_all(const std::vector<std::string>& names, Status* status) const;
   Status activate_sessions(const std::vector<SessionPtr>& sessions);
+  // Its work mutex joins LOCKS; ENOENT when the session went before.
+  Status hold(const SessionPtr& s, std::vector<std::unique_lock<std::mutex>>& locks);
   Status build(const SessionPtr& s, const CreateOptions& options);
   Error refusal(const SessionPtr& s, const Error& error);
   void release_columns(Session& s);

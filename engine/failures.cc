@@ -133,8 +133,7 @@ Status Core::resume(const std::vector<std::string>& names) {
   if (!status) return status;
   std::vector<std::unique_lock<std::mutex>> locks;
   for (const auto& s : sessions) {
-    locks.emplace_back(s->work_mutex);
-    if (s->removed) return Error{ENOENT, "there is no clone named " + s->name};
+    if (status = hold(s, locks); !status) return status;
     const auto state = s->state.load();
     if (state != SessionState::kPrecopy && state != SessionState::kCopyInProgress)
       return Error{EINVAL, s->name + " is " + to_string(state) +

@@ -46,7 +46,6 @@ class Disk:
 @unittest.skipUnless(os.geteuid() == 0 and shutil.which("mkfs.xfs") and shutil.which("mkfs.ext4"),
                      "needs root, mkfs.xfs and mkfs.ext4, to mount disks")
 class Images(unittest.TestCase):
-    # Volume options, and those of the inner file system's mount when its image was copied.
     def setUp(self):
         self.random = random.Random(SEED)
         self.base = tempfile.mkdtemp(prefix="clonefs-e2e-image-", dir=TEST_DIR)
