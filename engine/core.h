@@ -72,6 +72,7 @@ class Core {
   Status open();
   Status close();
   bool pool_stalled() const { return guard_.stalled(); }
+  bool changes_may_wait() const { return !sources_.empty(); }
 
   // interception.cc
   Change begin_change();

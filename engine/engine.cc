@@ -115,6 +115,7 @@ Status Engine::checkpoint() {
   return core_->checkpoint({});
 }
 Durability Engine::durability() const { return core_->options_.durability; }
+bool Engine::changes_may_wait() const { return core_->changes_may_wait(); }
 bool Engine::pool_stalled() const { return core_->pool_stalled(); }
 Engine::JournalStatistics Engine::journal_statistics() const {
   if (core_->journal_ == nullptr) return {};

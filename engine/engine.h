@@ -326,6 +326,8 @@ class Engine {
   // Whether the pool did not answer a write for the stall limit, and still does not: close() and the
   // destructor would wait for it.
   bool pool_stalled() const;
+  // Whether a change may have to wait for a copy or for the fence: there are sessions that watch.
+  bool changes_may_wait() const;
 
   Durability durability() const;
   struct JournalStatistics {

@@ -1,6 +1,7 @@
 #include "fs/clone_node.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -59,13 +60,6 @@ void drop_set_ids(Disk& disk, int fd) {
   if ((st.st_mode & dropped) != 0) disk.chmod(fd, st.st_mode & 07777 & ~dropped);
 }
 
-// One buffer a serving thread, as large as a request can be.
-std::vector<char>& thread_buffer(size_t size) {
-  static thread_local std::vector<char> buffer;
-  if (buffer.size() < size) buffer.resize(size);
-  return buffer;
-}
-
 }  // namespace
 
 CloneNode::CloneNode(CloneTree& tree, std::shared_ptr<Clone> clone, detail::FileRef ref,
@@ -87,6 +81,24 @@ int CloneNode::read_attributes(struct stat* st) {
   clone_->present(st);
   st->st_ino |= tree_.options_.ino_bits;
   return 0;
+}
+
+bool CloneNode::may_wait(uint32_t opcode) const {
+  switch (opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_GETATTR:
+    case FUSE_READLINK:
+    case FUSE_STATFS:
+    case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
+    case FUSE_OPENDIR:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+    case FUSE_RELEASEDIR:
+      return false;
+    default:
+      return true;
+  }
 }
 
 int CloneNode::describe(fuse_entry_param* entry) {
@@ -605,18 +617,18 @@ void CloneFileHandle::read(fuse_req_t req, size_t size, off_t offset, fuse_file_
     fuse_reply_err(req, e);
     return;
   }
-  std::vector<char>& buffer = thread_buffer(size);
+  char* buffer = reply_space(size);
   size_t done = 0;
   ssize_t n = 0;
   while (done < size) {  // a short read would be taken for the end of the file
-    n = file_->read(buffer.data() + done, size - done, static_cast<uint64_t>(offset) + done);
+    n = file_->read(buffer + done, size - done, static_cast<uint64_t>(offset) + done);
     if (n <= 0) break;
     done += static_cast<size_t>(n);
   }
   if (n < 0 && done == 0) {
     fuse_reply_err(req, static_cast<int>(-n));
   } else {
-    fuse_reply_buf(req, buffer.data(), done);
+    fuse_reply_buf(req, buffer, done);
   }
 }
 
@@ -625,19 +637,7 @@ void CloneFileHandle::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fus
     fuse_reply_err(req, e);
     return;
   }
-  const size_t size = fuse_buf_size(data);
-  std::vector<char>& buffer = thread_buffer(size);
-  fuse_bufvec memory{};
-  memory.count = 1;
-  memory.buf[0].size = size;
-  memory.buf[0].mem = buffer.data();
-  const ssize_t copied = fuse_buf_copy(&memory, data, static_cast<fuse_buf_copy_flags>(0));
-  if (copied < 0) {
-    fuse_reply_err(req, static_cast<int>(-copied));
-    return;
-  }
-  const ssize_t n =
-      file_->write(buffer.data(), static_cast<size_t>(copied), static_cast<uint64_t>(offset));
+  const ssize_t n = file_->write(data->buf[0].mem, fuse_buf_size(data), static_cast<uint64_t>(offset));
   if (n < 0) {
     fuse_reply_err(req, static_cast<int>(-n));
     return;

@@ -17,6 +17,7 @@ class CloneNode : public KeyedNode {
             bool is_root);
 
   int describe(fuse_entry_param* entry) override;
+  bool may_wait(uint32_t opcode) const override;
   void setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) override;
   void readlink(fuse_req_t req) override;
   void statfs(fuse_req_t req) override;

@@ -4,6 +4,7 @@
 // Thread safety: any thread that serves no requests.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <string>
 
@@ -28,8 +29,11 @@ class CommandExecutor {
     VolumeInfo info = info_;
     info.pool_status = engine_.pool_status();
     info.journal = engine_.journal_statistics();
+    info.over_io_uring = over_io_uring_;
     return info;
   }
+  // When the mount answers.
+  void set_over_io_uring(bool over) { over_io_uring_ = over; }
 
  private:
   Result<std::string> after(const Status& status, const Command& command,
@@ -43,6 +47,7 @@ class CommandExecutor {
   Engine& engine_;
   const int source_;
   const VolumeInfo info_;
+  std::atomic<bool> over_io_uring_{false};
 };
 
 }  // namespace clonefs

@@ -80,6 +80,11 @@ bool CommandRunner::run(fuse_req_t req, Job job) {
   return true;
 }
 
+void CommandRunner::set_limit(unsigned limit) {
+  std::lock_guard lock(mutex_);
+  limit_ = limit;
+}
+
 void CommandRunner::stop() {
   stopping_ = true;
   std::unique_lock lock(mutex_);

@@ -37,11 +37,12 @@ class CommandRunner {
   // at once; the job goes on, and can know by CANCELLED. False: too many are running;
   // nothing was done and REQ is still to be replied to.
   bool run(fuse_req_t req, Job job);
+  void set_limit(unsigned limit);
   // Takes no more, and waits for those that run.
   void stop();
 
  private:
-  const unsigned limit_;
+  unsigned limit_;  // under mutex_
   std::mutex mutex_;
   std::condition_variable idle_;
   unsigned running_ = 0;

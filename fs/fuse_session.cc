@@ -1,10 +1,13 @@
 #include "fs/fuse_session.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <spawn.h>
+#include <spdlog/spdlog.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -108,6 +111,17 @@ struct FuseDispatch {
     conn->congestion_threshold = 96;
     conn->time_gran = 1;
     self->max_write_ = conn->max_write;
+    self->make_ring();
+  }
+
+  // The transport when there may be a ring: libfuse reads and writes through these.
+  static ssize_t receive(int fd, void* buffer, size_t size, void* userdata) {
+    const ssize_t got = ::read(fd, buffer, size);
+    static_cast<FuseSession*>(userdata)->look_for_init(buffer, got);
+    return got;
+  }
+  static ssize_t send(int fd, iovec* iov, int count, void* userdata) {
+    return static_cast<FuseSession*>(userdata)->send(fd, iov, count);
   }
 
   static void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
@@ -347,7 +361,84 @@ Status FuseSession::mount(const std::string& mountpoint) {
   }
   mountpoint_ = mountpoint;
   mounted_ = true;
+  if (options_.io_uring) {
+    fuse_custom_io io{};
+    io.read = FuseDispatch::receive;
+    io.writev = FuseDispatch::send;
+    const int fd = fuse_session_fd(session_);
+#if FUSE_USE_VERSION >= 317
+    const int error = fuse_session_custom_io(session_, &io, sizeof io, fd);
+#else
+    const int error = fuse_session_custom_io(session_, &io, fd);
+#endif
+    if (error != 0) {
+      return Error{-error, "libfuse takes no transport of ours"};
+    }
+  }
   return {};
+}
+
+// --- io_uring: it is negotiated in INIT, of which libfuse before 3.18 knows nothing ---------------
+
+namespace {
+constexpr uint32_t kInitExtended = 1u << 30;            // FUSE_INIT_EXT
+constexpr uint32_t kOverIoUring = 1u << (41 - 32);      // FUSE_OVER_IO_URING, in flags2
+}  // namespace
+
+void FuseSession::look_for_init(const void* buffer, ssize_t size) {
+  if (max_write_.load(std::memory_order_relaxed) != 0) return;  // INIT was served
+  struct {
+    fuse_in_header head;
+    fuse_init_in init;
+  } request{};
+  if (size < static_cast<ssize_t>(sizeof request)) return;
+  std::memcpy(&request, buffer, sizeof request);
+  if (request.head.opcode != FUSE_INIT) return;
+  init_unique_ = request.head.unique;
+  ring_offered_ = (request.init.flags & kInitExtended) != 0 && (request.init.flags2 & kOverIoUring) != 0;
+}
+
+void FuseSession::make_ring() {
+  if (!options_.io_uring || !ring_offered_) return;
+  FuseRing::Callbacks callbacks;
+  callbacks.serve = [this](const fuse_buf& request) { fuse_session_process_buf(session_, &request); };
+  callbacks.may_wait = [this](uint32_t opcode, uint64_t ino) { return node(ino)->may_wait(opcode); };
+  callbacks.failed = [this](int error) {
+    spdlog::error("{}: the kernel refuses its requests to io_uring: {}", mountpoint_, std::strerror(error));
+    fuse_session_exit(session_);
+  };
+  auto ring = FuseRing::create(fuse_session_fd(session_), max_write_, std::move(callbacks));
+  if (ring) {
+    ring_owner_ = std::move(*ring);
+    ring_ = ring_owner_.get();
+  } else {
+    spdlog::warn("{}: no io_uring ({}); requests come through /dev/fuse", mountpoint_, ring.error().message);
+  }
+}
+
+ssize_t FuseSession::send(int fd, iovec* iov, int count) {
+  fuse_out_header head;
+  std::memcpy(&head, iov[0].iov_base, sizeof head);
+  FuseRing* ring = ring_;
+  if (ring == nullptr) return ::writev(fd, iov, count);
+  if (head.unique != 0 && ring->reply(iov, count)) return head.len;
+  if (head.unique != init_unique_ || head.error != 0) return ::writev(fd, iov, count);
+
+  fuse_init_out init{};
+  std::vector<char> answer(head.len);
+  size_t at = 0;
+  for (int i = 0; i < count; at += iov[i++].iov_len) {
+    std::memcpy(answer.data() + at, iov[i].iov_base, iov[i].iov_len);
+  }
+  if (head.len != sizeof head + sizeof init) return ::writev(fd, iov, count);
+  std::memcpy(&init, answer.data() + sizeof head, sizeof init);
+  init.flags |= kInitExtended;
+  init.flags2 |= kOverIoUring;
+  std::memcpy(answer.data() + sizeof head, &init, sizeof init);
+  init_unique_ = 0;
+  const ssize_t sent = ::write(fd, answer.data(), answer.size());
+  if (sent > 0) ring->start();
+  return sent;
 }
 
 int FuseSession::run() {
@@ -358,6 +449,7 @@ int FuseSession::run() {
   fuse_loop_cfg_set_idle_threads(config, options_.threads);
   const int result = fuse_session_loop_mt(session_, config);
   fuse_loop_cfg_destroy(config);
+  if (ring_owner_) ring_owner_->stop();
   return result < 0 ? -result : 0;
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "extents/result.h"
+#include "fs/fuse_ring.h"
 #include "fs/node.h"
 
 namespace clonefs {
@@ -26,6 +27,7 @@ struct FuseSessionOptions {
   bool writeback = false;    // FUSE_WRITEBACK_CACHE; excludes passthrough
   bool passthrough = false;  // ask for FUSE_PASSTHROUGH
   bool posix_acl = true;     // ACLs are checked by the kernel; implies default_permissions
+  bool io_uring = true;      // where the kernel offers it
   unsigned threads = 64;     // at most; they are made as requests come
 };
 
@@ -50,6 +52,13 @@ class FuseSession {
   bool passthrough() const { return passthrough_.load(); }
   bool writeback() const { return writeback_.load(); }
   uint32_t max_write() const { return max_write_.load(); }
+  bool over_io_uring() const { return ring_.load() != nullptr; }
+  // Over io_uring: the requests of one processor that can be waiting for their replies; more wait in
+  // the kernel.
+  unsigned ring_entries() const {
+    const FuseRing* ring = ring_;
+    return ring == nullptr ? 0 : ring->entries();
+  }
 
   // Notifications to the kernel. Never from a thread that serves a request. Errors are ignored: the
   // kernel may have forgotten already.
@@ -77,6 +86,10 @@ class FuseSession {
   }
   fuse_ino_t nodeid(Node* node) const { return node == root_ ? FUSE_ROOT_ID : nodeid_of(node); }
 
+  void look_for_init(const void* buffer, ssize_t size);
+  void make_ring();
+  ssize_t send(int fd, iovec* iov, int count);
+
   Node* const root_;
   const FuseSessionOptions options_;
   fuse_session* session_ = nullptr;
@@ -85,6 +98,10 @@ class FuseSession {
   std::atomic<bool> passthrough_{false};
   std::atomic<bool> writeback_{false};
   std::atomic<uint32_t> max_write_{0};
+  std::atomic<uint64_t> init_unique_{0};  // the number of INIT, while it is not answered
+  std::atomic<bool> ring_offered_{false};  // by the kernel, in INIT
+  std::unique_ptr<FuseRing> ring_owner_;
+  std::atomic<FuseRing*> ring_{nullptr};  // it, set before INIT is answered
   std::mutex handles_mutex_;
   std::unordered_set<Handle*> handles_;
 };

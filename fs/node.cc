@@ -1,8 +1,14 @@
 #include "fs/node.h"
 
+#include <vector>
+
 #include "fs/fuse_session.h"
 
 namespace clonefs {
+
+bool Node::may_wait(uint32_t) const {
+  return true;
+}
 
 void Node::getattr(fuse_req_t req, Handle*) {
   fuse_entry_param entry{};
@@ -114,6 +120,13 @@ void Handle::readdir(fuse_req_t req, size_t, off_t, fuse_file_info*) {
 }
 void Handle::readdirplus(fuse_req_t req, size_t, off_t, fuse_file_info*) {
   fuse_reply_err(req, ENOTDIR);
+}
+
+char* reply_space(size_t size) {
+  if (char* space = FuseRing::space(size); space != nullptr) return space;
+  static thread_local std::vector<char> buffer;
+  if (buffer.size() < size) buffer.resize(size);
+  return buffer.data();
 }
 
 // A reply that the kernel did not take gave it nothing: what it would have owned goes here.

@@ -42,6 +42,11 @@ class Node {
   }
   uint64_t lookups() const { return lookups_.load(std::memory_order_acquire); }
 
+  // Whether a request OPCODE (linux/fuse.h) to this node, or to a file open of it, may wait for
+  // anything but the processor and the source's own disk. Those that don't may be served where they
+  // hold up others.
+  virtual bool may_wait(uint32_t opcode) const;  // default: yes
+
   // Attributes, generation and timeouts for a reply; `ino` is set by the caller. 0 or an errno.
   virtual int describe(fuse_entry_param* entry) = 0;
 
@@ -91,7 +96,7 @@ class Handle {
   virtual ~Handle() = default;
 
   virtual void read(fuse_req_t req, size_t size, off_t offset, fuse_file_info* fi);
-  // DATA is in memory or in a pipe: copy it with fuse_buf_copy.
+  // DATA is in memory, in one piece.
   virtual void write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_file_info* fi);
   virtual void flush(fuse_req_t req, fuse_file_info* fi);                  // default: done
   virtual void fsync(fuse_req_t req, bool data_only, fuse_file_info* fi);  // default: done
@@ -115,6 +120,9 @@ inline void set_handle(fuse_file_info* fi, Handle* handle) {
 inline fuse_ino_t nodeid_of(Node* node) {
   return reinterpret_cast<fuse_ino_t>(node);
 }
+
+// SIZE bytes of the calling thread for the data of a reply: good until it replies.
+char* reply_space(size_t size);
 
 // Describes NODE and replies with it. Takes over the caller's lookup of it, also on failure.
 void reply_entry(fuse_req_t req, Node* node);

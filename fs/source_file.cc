@@ -47,12 +47,11 @@ SourceFile::~SourceFile() {
 }
 
 void SourceFile::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) {
-  static thread_local std::vector<char> buffer;
-  if (buffer.size() < size) buffer.resize(size);
+  char* buffer = reply_space(size);
   size_t done = 0;
   while (done < size) {
     const ssize_t got =
-        pread(fd_.get(), buffer.data() + done, size - done, offset + static_cast<off_t>(done));
+        pread(fd_.get(), buffer + done, size - done, offset + static_cast<off_t>(done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && done == 0) {
       fuse_reply_err(req, errno);
@@ -61,7 +60,7 @@ void SourceFile::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*
     if (got <= 0) break;
     done += static_cast<size_t>(got);
   }
-  fuse_reply_buf(req, buffer.data(), done);
+  fuse_reply_buf(req, buffer, done);
 }
 
 void SourceFile::write(fuse_req_t req, fuse_bufvec* data, off_t offset, fuse_file_info* fi) {

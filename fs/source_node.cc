@@ -1,6 +1,7 @@
 #include "fs/source_node.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -154,6 +155,34 @@ void SourceNode::fill(fuse_entry_param* entry, const struct stat& st) const {
   entry->attr.st_ino = shown_ino(st.st_dev, st.st_ino, volume_.device());
   entry->attr_timeout = attr_timeout(st);
   entry->entry_timeout = kLongTimeout;
+}
+
+bool SourceNode::may_wait(uint32_t opcode) const {
+  switch (opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_GETATTR:
+    case FUSE_READLINK:
+    case FUSE_STATFS:
+    case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
+    case FUSE_OPEN:
+    case FUSE_READ:
+    case FUSE_LSEEK:
+    case FUSE_OPENDIR:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+    case FUSE_RELEASEDIR:
+      return false;
+    case FUSE_FLUSH:
+      return volume_.close_tells();
+    case FUSE_FSYNC:
+    case FUSE_FSYNCDIR:
+    case FUSE_FALLOCATE:
+    case FUSE_COPY_FILE_RANGE:
+      return true;
+    default:  // changes
+      return volume_.engine().changes_may_wait();
+  }
 }
 
 int SourceNode::describe(fuse_entry_param* entry) {

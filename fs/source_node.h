@@ -56,6 +56,7 @@ class SourceNode : public Node {
   void fill(fuse_entry_param* entry, const struct stat& st) const;
 
   void forget(uint64_t count) override { volume_.nodes.forget(this, count); }
+  bool may_wait(uint32_t opcode) const override;
   int describe(fuse_entry_param* entry) override;
   void getattr(fuse_req_t req, Handle* handle) override;
   void setattr(fuse_req_t req, struct stat* attr, int to_set, Handle* handle) override;

@@ -246,6 +246,7 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   json["pool_needed_bytes"] = pool.known ? Json(pool.needed_bytes) : Json(nullptr);
   json["pool_full_in_s"] = pool.full_in_s < 0 ? Json(nullptr) : Json(pool.full_in_s);
   json["no_clones"] = info.no_clones;
+  json["requests"] = info.over_io_uring ? "io_uring" : "dev_fuse";
   json["sessions"] = Json::array();
   for (const SessionStatus& session : sessions) {
     if (shown(session, all)) json["sessions"].push_back(to_json(session));

@@ -23,6 +23,7 @@ struct VolumeInfo {
   PoolStatus pool_status{};
   Engine::JournalStatistics journal{};
   bool no_clones = false;
+  bool over_io_uring = false;  // the requests of the live mount; else through /dev/fuse
 };
 
 std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0
