@@ -100,6 +100,9 @@ struct FuseDispatch {
 #endif
     self->passthrough_ = passthrough;
     self->writeback_ = options.writeback && ask(conn, FUSE_CAP_WRITEBACK_CACHE);
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+    self->maps_direct_files_ = ask(conn, FUSE_CAP_DIRECT_IO_ALLOW_MMAP);
+#endif
     // Without it each write costs a request for security.capability. Nodes take set-id bits away
     // themselves; with passthrough an empty SETATTR tells them to (facts/fuse.md 3c).
     ask(conn, FUSE_CAP_HANDLE_KILLPRIV, false);

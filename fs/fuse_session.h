@@ -51,6 +51,8 @@ class FuseSession {
   // What was negotiated; known when the first request is served.
   bool passthrough() const { return passthrough_.load(); }
   bool writeback() const { return writeback_.load(); }
+  // A file that is opened for direct I/O can be mapped shared all the same (Linux 6.6).
+  bool maps_direct_files() const { return maps_direct_files_.load(); }
   uint32_t max_write() const { return max_write_.load(); }
   bool over_io_uring() const { return ring_.load() != nullptr; }
   // Over io_uring: the requests of one processor that can be waiting for their replies; more wait in
@@ -97,6 +99,7 @@ class FuseSession {
   std::atomic<bool> mounted_{false};
   std::atomic<bool> passthrough_{false};
   std::atomic<bool> writeback_{false};
+  std::atomic<bool> maps_direct_files_{false};
   std::atomic<uint32_t> max_write_{0};
   std::atomic<uint64_t> init_unique_{0};  // the number of INIT, while it is not answered
   std::atomic<bool> ring_offered_{false};  // by the kernel, in INIT

@@ -160,7 +160,7 @@ void SourceDirectory::create(fuse_req_t req, const char* name, mode_t mode, fuse
     fuse_reply_err(req, error);
     return;
   }
-  fi->keep_cache = 1;
+  SourceFile::choose_caching(req, volume_.options().writeback, fi);
   fuse_entry_param entry{};
   node->fill(&entry, st);
   entry.ino = nodeid_of(node);
@@ -188,7 +188,7 @@ void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
     return;
   }
   node->pin(UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)));  // has no name to be found by
-  fi->keep_cache = 1;
+  SourceFile::choose_caching(req, volume_.options().writeback, fi);
   reply_create(req, node, new SourceFile(*node, std::move(fd), flags, st), fi);
 }
 

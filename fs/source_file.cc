@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "fs/credentials.h"
+#include "fs/fuse_session.h"
 #include "fs/source_node.h"
 
 namespace clonefs {
@@ -30,6 +31,15 @@ int SourceFile::backing_flags(int flags, bool writeback) {
   if (writeback) result &= ~(O_SYNC | O_DSYNC);
   if ((result & O_ACCMODE) == O_WRONLY) result = (result & ~O_ACCMODE) | O_RDWR;
   return result | O_NONBLOCK | O_CLOEXEC;
+}
+
+void SourceFile::choose_caching(fuse_req_t req, bool writeback, fuse_file_info* fi) {
+  fi->keep_cache = 1;  // nobody else changes the file
+  // Writes of several threads at a time. Not with the writeback cache: the kernel owns the mtime
+  // there, and does not move it for these.
+  if ((fi->flags & O_DIRECT) != 0 && !writeback && FuseSession::of(req).maps_direct_files()) {
+    fi->direct_io = fi->parallel_direct_writes = 1;
+  }
 }
 
 SourceFile::SourceFile(SourceNode& node, UniqueFd fd, int flags, const struct stat& st)

@@ -415,7 +415,7 @@ void SourceNode::removexattr(fuse_req_t req, const char* name) {
 }
 
 void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
-  fi->keep_cache = 1;  // nobody else changes the file
+  SourceFile::choose_caching(req, volume_.options().writeback, fi);
   if (volume_.self->is_helper(fuse_req_ctx(req)->pid)) {
     reply_open(req, new FlushHandle(*this), fi);
     return;

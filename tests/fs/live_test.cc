@@ -25,6 +25,7 @@
 #include <thread>
 
 #include "fs/open_files.h"
+#include "fs/unique_fd.h"
 #include "tests/fs/live_mount.h"
 
 namespace clonefs::testing {
@@ -162,6 +163,62 @@ TEST_P(Live, DirectAndMappedAndBufferedSeeTheSame) {
   close(direct);
   close(fd);
   EXPECT_EQ(read_file(beneath("f")).substr(70000, 6), "mapped");
+}
+
+TEST_P(Live, DirectWritesMoveTheMtime) {
+  write_file(at("file"), std::string(65536, 'a'));
+  const timespec old[2] = {{1000000000, 0}, {1000000000, 0}};
+  ASSERT_EQ(utimensat(AT_FDCWD, at("file").c_str(), old, 0), 0);
+  const UniqueFd fd(open_at("file", O_RDWR | O_DIRECT));
+  alignas(4096) static char block[4096];
+  for (const off_t offset : {4096, 65536}) {  // within, and at the end
+    const time_t before = stat_of(at("file")).st_mtim.tv_sec;
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    ASSERT_EQ(pwrite(fd.get(), block, sizeof block, offset), 4096);
+    const timespec after = stat_of(at("file")).st_mtim;
+    EXPECT_GE(after.tv_sec, now.tv_sec) << before;
+  }
+  EXPECT_EQ(stat_of(at("file")).st_size, 65536 + 4096);
+}
+
+// All ways at the same time, as one page cache has it.
+TEST_P(Live, DirectAndMappedAndBufferedMixAtRandom) {
+  constexpr size_t kBlock = 4096, kBlocks = 64;
+  write_file(at("file"), std::string(kBlock * kBlocks, '\0'));
+  const UniqueFd direct(open_at("file", O_RDWR | O_DIRECT)), cached(open_at("file", O_RDWR));
+  std::vector<char*> maps;
+  for (const int fd : {direct.get(), cached.get()}) {
+    void* map = mmap(nullptr, kBlock * kBlocks, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ASSERT_NE(map, MAP_FAILED) << strerror(errno);
+    maps.push_back(static_cast<char*>(map));
+  }
+  alignas(4096) static char block[kBlock];
+  std::vector<char> model(kBlocks, '\0');
+  std::mt19937 random(3);
+  for (int turn = 0; turn < 3000; ++turn) {
+    size_t at_block = random() % kBlocks;
+    const auto offset = static_cast<off_t>(at_block * kBlock);
+    const char value = static_cast<char>(random());
+    memset(block, value, kBlock);
+    switch (const unsigned way = random() % 4) {
+      case 0: ASSERT_EQ(pwrite(direct.get(), block, kBlock, offset), 4096); break;
+      case 1: ASSERT_EQ(pwrite(cached.get(), block, kBlock, offset), 4096); break;
+      default: memset(maps[way - 2] + offset, value, kBlock);
+    }
+    model[at_block] = value;
+    at_block = random() % kBlocks;
+    const auto look = static_cast<off_t>(at_block * kBlock);
+    const unsigned way = random() % 4;
+    switch (way) {
+      case 0: ASSERT_EQ(pread(direct.get(), block, kBlock, look), 4096); break;
+      case 1: ASSERT_EQ(pread(cached.get(), block, kBlock, look), 4096); break;
+      default: memcpy(block, maps[way - 2] + look, kBlock);
+    }
+    ASSERT_EQ(std::string(block, kBlock), std::string(kBlock, model[at_block]))
+        << "turn " << turn << ", way " << way;
+  }
+  for (char* map : maps) munmap(map, kBlock * kBlocks);
 }
 
 TEST_P(Live, PrivateMappingsStayPrivate) {
