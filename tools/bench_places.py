@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 import time
 
+MIB = 1 << 20
+GIB = 1 << 30
 COMMAND_LIMIT_S = 600
 RUN_LIMIT_S = 2 * 3600  # no daemon lives longer, whatever happens to us
 
@@ -47,6 +49,18 @@ def syncfs(path):
     run("sync", "-f", path)
 
 
+def end_mount(path):
+    """Unmounts PATH, and whatever is mounted in it, however busy it is."""
+    try:
+        run("umount", path, timeout=120)
+    except Missing:
+        with open("/proc/self/mountinfo", encoding="utf-8") as table:
+            left = [line.split()[4] for line in table]
+        for mount in reversed(left):
+            if mount == path or mount.startswith(path + "/"):
+                subprocess.run(["umount", "-l", mount], check=False)
+
+
 # --- content
 
 def make_file(path, size, every=None, length=64 << 10):
@@ -76,10 +90,12 @@ def make_tree(path, files, size, a_directory=200):
 # --- places
 
 class Workplace:
-    """ON: a kind of file system; all work is then done in an image with it."""
+    """ON: a kind of file system; all work is then done in an image with it. PLACE: what it lies on,
+    "disk" or "memory"."""
 
-    def __init__(self, parent, build, on=None):
+    def __init__(self, parent, build, on=None, place="disk"):
         self.build = build
+        self.place = place
         self.images = tempfile.mkdtemp(prefix="clonefs-bench-", dir=parent)
         self.path = self.images
         self.open = []  # what is to be closed, in order of opening
@@ -171,7 +187,7 @@ class Volume:
         if self.process is None:
             return
         try:
-            run(self.program, "umount", self.path, timeout=60)
+            run(self.program, "umount", self.path, timeout=20)
             self.process.wait(timeout=30)
         except (Missing, subprocess.TimeoutExpired) as e:
             print(f"tools/bench: clonefs did not end well: {e}", flush=True)
@@ -181,11 +197,7 @@ class Volume:
                 except ProcessLookupError:
                     pass
             self.process.wait(timeout=30)
-            with open("/proc/self/mountinfo", encoding="utf-8") as table:
-                left = [line.split()[4] for line in table]
-            for path in reversed(left):
-                if path == self.path or path.startswith(self.path + "/"):
-                    subprocess.run(["umount", "-l", path], check=False)
+            end_mount(self.path)
 
     def status(self, name=None):
         where = f"sessions/{name}/status.json" if name else "status.json"
@@ -242,10 +254,7 @@ class Loop:
 
     def close(self):
         if self.mounted:
-            try:
-                run("umount", self.path, timeout=120)
-            except Missing:
-                subprocess.run(["umount", "-l", self.path], check=False)
+            end_mount(self.path)
             self.mounted = False
         if os.path.exists(self.image):
             os.unlink(self.image)

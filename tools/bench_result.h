@@ -20,6 +20,7 @@ class Latencies {
  public:
   void reserve(size_t count) { ns_.reserve(count); }
   void add(uint64_t ns) { ns_.push_back(ns); }
+  void add(const Latencies& other) { ns_.insert(ns_.end(), other.ns_.begin(), other.ns_.end()); }
   // {"ops", "p50_us", "p99_us", "max_us"}
   nlohmann::json summary();
 
