@@ -118,22 +118,12 @@ class UringEnabled:
             file.write(value)
 
 
-def uses_uring(pid):
-    """Does process PID have an io_uring?"""
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            if "io_uring" in os.readlink(f"/proc/{pid}/fd/{fd}"):
-                return True
-        except OSError:
-            pass  # closed meanwhile
-    return False
-
-
 def mount_clonefs(work, name, fill, uring):
     volume = work.volume(name, fill)
-    if uring and not uses_uring(volume.pid):
+    if (volume.status()["requests"] == "io_uring") != uring:
         work.remove(volume)
-        raise Missing("clonefs does not use io_uring here (libfuse 3.18 is needed)")
+        raise Missing("FUSE over io_uring is enabled: there is no clonefs without it" if not uring else
+                      "clonefs does not use io_uring here")
     return volume
 
 
