@@ -59,11 +59,8 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
   std::vector<Snapshot> snapshots;
   std::vector<std::pair<SessionPtr, Object*>> changed;
   std::vector<std::pair<SessionPtr, SourceMark>> marks;
-  std::vector<SessionPtr> activated;
   for (const auto& s : sessions) {
     const bool active = s->active();
-    // The first checkpoint since its activation: all that was precopied becomes durable with it.
-    if (active && !s->all_noted.exchange(true)) activated.push_back(s);
     std::vector<Object*> objects;
     {
       const std::lock_guard lock(s->checkpoint_objects_mutex);
@@ -131,15 +128,16 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
   }
   if (!status) {
     for (const auto& [s, o] : changed) note_for_checkpoint(*s, *o);
-    for (const auto& s : activated) s->all_noted = false;
     return status;
   }
 
   for (const auto& snapshot : snapshots) {
-    if (!snapshot.active) continue;
     Session& s = *snapshot.session;
     Object& o = *snapshot.object;
     const std::lock_guard lock(s.object_lock(o));
+    // Before activation a track that was written and copied again has newer data than was synced: an
+    // object whose bits changed since is for the next checkpoint. (It has its note for that.)
+    if (!snapshot.active && o.in_checkpoint.load()) continue;
     for (uint64_t t = 0; t < snapshot.bits.size();) {
       const auto done = [&](uint64_t i) {
         return i < snapshot.bits.size() && in_extent(snapshot.bits[i]) &&
@@ -153,16 +151,6 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
       while (done(u)) ++u;
       change_bits_locked(s, o, {t, u - t}, is_unsaved, on_durable);
       t = u;
-    }
-  }
-  for (const auto& s : activated) {
-    for (auto& o : s->objects) {
-      if (o.gone || o.column == nullptr || o.unsaved.load() == 0) continue;
-      const std::lock_guard lock(s->object_lock(o));
-      // What changed since is for the next checkpoint.
-      if (o.in_checkpoint.load()) continue;
-      change_bits_locked(*s, o, {0, o.column->count},
-                         [](TrackBits b) { return is_unsaved(b) && !is_pending(b); }, on_durable);
     }
   }
   if (rotated) journal_->release();
@@ -195,9 +183,11 @@ Status Core::checkpoint_object(Session& s, Object& o) {
 Status Core::sync_sources(const std::vector<SessionPtr>& sessions) {
   if (!power()) return {};
   std::vector<std::pair<SessionPtr, const Object*>> pending;
-  for (const auto& s : sessions)
+  for (const auto& s : sessions) {
+    if (s->counters.tracks_pending.load() == 0) continue;
     for (const auto& o : s->objects)
       if (!o.gone && o.pending.load() != 0) pending.emplace_back(s, &o);
+  }
   int e = 0;
   if (pending.size() > kSyncOneByOne) {
     e = disk_.syncfs(source_dir_.get());

@@ -170,7 +170,6 @@ struct Session : std::enable_shared_from_this<Session> {
 
   std::mutex checkpoint_objects_mutex;
   std::vector<Object*> checkpoint_objects;  // whose bits changed since the last checkpoint
-  std::atomic<bool> all_noted{false};  // a checkpoint since the activation has seen all objects
 
   mutable std::mutex text_mutex;
   bool failing = false;               // its loss is being written down; guarded by text_mutex

@@ -16,8 +16,8 @@ inline constexpr TrackBits kCopying = 16;   // a copy of it began and it was not
                                             // in memory only, never on disk
 
 inline constexpr TrackBits kExtent = 32;    // the track is in an extent
-inline constexpr TrackBits kDurable = 64;   // active sessions: what the clone shows of it survives a
-                                            // power cut; in memory only
+inline constexpr TrackBits kDurable = 64;   // what the clone shows of it survives a power cut; in
+                                            // memory only
 
 inline constexpr TrackBits kOutside = 0;                          // 000, a hole or not selected
 inline constexpr TrackBits kDone = kExtent;                       // 000
