@@ -688,7 +688,7 @@ void CloneFileHandle::lseek(fuse_req_t req, off_t offset, int whence) {
       result = whence == SEEK_DATA ? offset : st.st_size;
     }
   } else {
-    result = file_->seek(static_cast<uint64_t>(offset), whence);
+    result = offset < 0 ? -ENXIO : file_->seek(static_cast<uint64_t>(offset), whence);
   }
   if (result < 0) {
     fuse_reply_err(req, static_cast<int>(-result));

@@ -81,10 +81,14 @@ struct FuseDispatch {
     ask(conn, FUSE_CAP_READDIRPLUS);
     ask(conn, FUSE_CAP_READDIRPLUS_AUTO);
     ask(conn, FUSE_CAP_CACHE_SYMLINKS);
-    // Locks stay in the kernel; file handles of the mount would outlive our nodes.
+    // Locks stay in the kernel. File handles of the mount would outlive our nodes: none is better than
+    // one that is stale at times.
     ask(conn, FUSE_CAP_POSIX_LOCKS, false);
     ask(conn, FUSE_CAP_FLOCK_LOCKS, false);
     ask(conn, FUSE_CAP_EXPORT_SUPPORT, false);
+#ifdef FUSE_CAP_NO_EXPORT_SUPPORT
+    ask(conn, FUSE_CAP_NO_EXPORT_SUPPORT);
+#endif
     // Nobody else changes the files: what the cache holds is good.
     ask(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
     // Requests through a pipe are slower than one more copy in memory.

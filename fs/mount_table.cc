@@ -51,7 +51,9 @@ std::vector<MountEntry> parse_mount_table(const std::string& text) {
     words >> id >> parent >> device >> root >> mountpoint >> options;
     while (words >> word && word != "-") {
     }
-    if (words >> type >> source) table.push_back({unescape(mountpoint), type, unescape(source)});
+    if (words >> type >> source) {
+      table.push_back({unescape(mountpoint), type, unescape(source), device, unescape(root)});
+    }
   }
   return table;
 }
@@ -75,6 +77,13 @@ const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::stri
     }
   }
   return found;
+}
+
+const MountEntry& first_mount_of(const std::vector<MountEntry>& table, const MountEntry& entry) {
+  for (const MountEntry& other : table) {
+    if (other.device == entry.device && other.root == "/") return other;
+  }
+  return entry;
 }
 
 bool is_dead_mount(const std::string& mountpoint) {

@@ -16,6 +16,8 @@ struct MountEntry {
   std::string mountpoint;
   std::string type;  // "fuse.clonefs"
   std::string source;
+  std::string device;  // "0:52": the same for all mounts of one file system
+  std::string root;    // what of it is shown; "/" unless a part was bound elsewhere
 
   bool is_volume() const { return type == "fuse.clonefs"; }
   bool is_clones() const { return type == std::string("fuse.") + kClonesSubtype; }
@@ -27,6 +29,9 @@ Result<std::vector<MountEntry>> read_mount_table();
 
 // The uppermost mount that contains PATH (absolute, clean); null if none does.
 const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::string& path);
+
+// The mount of the same file system that was there first; the others were bound (mount --bind).
+const MountEntry& first_mount_of(const std::vector<MountEntry>& table, const MountEntry& entry);
 
 // Has the daemon of this mount ended?
 bool is_dead_mount(const std::string& mountpoint);

@@ -138,7 +138,7 @@ void SourceDirectory::symlink(fuse_req_t req, const char* target, const char* na
 void SourceDirectory::create(fuse_req_t req, const char* name, mode_t mode, fuse_file_info* fi) {
   const FdUse dir = use();
   int error = !dir ? dir.error() : refuse(name);
-  const int flags = SourceFile::backing_flags(fi->flags, volume_.options().writeback);
+  const int flags = SourceFile::backing_flags(fi->flags, volume_.options());
   UniqueFd fd;
   SourceNode* node = nullptr;
   struct stat st {};
@@ -170,7 +170,7 @@ void SourceDirectory::create(fuse_req_t req, const char* name, mode_t mode, fuse
 void SourceDirectory::tmpfile(fuse_req_t req, mode_t mode, fuse_file_info* fi) {
   const FdUse dir = use();
   int error = dir.error();
-  const int flags = SourceFile::backing_flags(fi->flags & ~O_TMPFILE, volume_.options().writeback);
+  const int flags = SourceFile::backing_flags(fi->flags & ~O_TMPFILE, volume_.options());
   UniqueFd fd;
   SourceNode* node = nullptr;
   struct stat st {};
@@ -340,7 +340,9 @@ void SourceDirectory::link(fuse_req_t req, Node* target, const char* name) {
 }
 
 void SourceDirectory::opendir(fuse_req_t req, fuse_file_info* fi) {
-  UniqueFd fd(open_object(O_RDONLY | O_DIRECTORY));
+  const int quiet = volume_.options().no_atime ? O_NOATIME : 0;
+  UniqueFd fd(open_object(O_RDONLY | O_DIRECTORY | quiet));
+  if (!fd && errno == EPERM) fd.reset(open_object(O_RDONLY | O_DIRECTORY));  // not the daemon's
   if (!fd) {
     fuse_reply_err(req, errno);
     return;

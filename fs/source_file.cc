@@ -26,9 +26,10 @@ ByteRange range_of(off_t offset, off_t length) {
 // so does the engine before a track is overwritten. The rest of the flags is the kernel's affair:
 // it picks the offset of an append; a write-back is not aligned as O_DIRECT wants it; and with the
 // writeback cache it sends an fsync for what is O_SYNC.
-int SourceFile::backing_flags(int flags, bool writeback) {
+int SourceFile::backing_flags(int flags, const VolumeOptions& options) {
   int result = flags & ~(O_APPEND | O_DIRECT | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_NOFOLLOW);
-  if (writeback) result &= ~(O_SYNC | O_DSYNC);
+  if (options.writeback) result &= ~(O_SYNC | O_DSYNC);
+  if (options.no_atime) result |= O_NOATIME;
   if ((result & O_ACCMODE) == O_WRONLY) result = (result & ~O_ACCMODE) | O_RDWR;
   return result | O_NONBLOCK | O_CLOEXEC;
 }
@@ -144,7 +145,7 @@ void SourceFile::lseek(fuse_req_t req, off_t offset, int whence) {
     return;
   }
   node_.volume().ask_size(&node_, [this, req, offset, whence](int64_t size) {
-    if (size >= 0 && offset < size) {
+    if (size >= 0 && offset >= 0 && offset < size) {
       fuse_reply_lseek(req, whence == SEEK_HOLE ? size : offset);
     } else if (size >= 0) {
       fuse_reply_err(req, ENXIO);

@@ -420,8 +420,7 @@ void SourceNode::open(fuse_req_t req, fuse_file_info* fi) {
     reply_open(req, new FlushHandle(*this), fi);
     return;
   }
-  const bool writeback = volume_.options().writeback;
-  int flags = SourceFile::backing_flags(fi->flags, writeback);
+  int flags = SourceFile::backing_flags(fi->flags, volume_.options());
   UniqueFd fd(open_object(flags));
   if (!fd && (errno == EACCES || errno == EPERM)) {
     // An ordinary user's daemon, and a file that the user may write but not read, or O_NOATIME.

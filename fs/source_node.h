@@ -144,7 +144,7 @@ class SourceDirectory : public SourceNode {
 class SourceFile : public Handle {
  public:
   // The flags to open the source's file with for an application's FLAGS.
-  static int backing_flags(int flags, bool writeback);
+  static int backing_flags(int flags, const VolumeOptions& options);
   // How the kernel caches the file that is opened with FI's flags.
   static void choose_caching(fuse_req_t req, bool writeback, fuse_file_info* fi);
   // FLAGS: those that FD was opened with. Counts as a writable open of NODE if they say so.

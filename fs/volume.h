@@ -38,6 +38,7 @@ struct VolumeOptions {
   int source = -1;          // descriptor of the source directory; borrowed for the whole life
   bool writeback = true;    // as the FuseSession's
   bool switch_ids = true;   // act as the caller (needs root); else everything as the daemon
+  bool no_atime = false;    // reading leaves the source's times of access (mount options noatime, ro)
   bool use_handles = true;  // false: as where file handles cannot be opened (tests)
   std::chrono::seconds flush_timeout{120};
 };

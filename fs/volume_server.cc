@@ -456,6 +456,9 @@ Status VolumeServer::start() {
   volume_options.source = source_.get();
   volume_options.writeback = options_.writeback;
   volume_options.switch_ids = is_root();
+  volume_options.no_atime = std::any_of(
+      options_.mount_options.begin(), options_.mount_options.end(),
+      [](const std::string& option) { return option == "noatime" || option == "ro"; });
   auto volume = Volume::open(*engine_, volume_options);
   if (!volume) return volume.error();
   volume_ = std::move(*volume);

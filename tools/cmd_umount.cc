@@ -29,6 +29,12 @@ int unmount_volume(const std::string& mountpoint) {
     return fail(verb, Error{EINVAL, mountpoint + " is not the mountpoint of a volume. Mounted ones "
                                                  "are listed by: findmnt -t fuse.clonefs"});
   }
+  if (&first_mount_of(*table, *found) != found) {  // bound: the volume itself goes on
+    if (const Status done = unmount_path(found->mountpoint, false); !done) {
+      return fail(verb, done.error());
+    }
+    return 0;
+  }
   if (is_dead_mount(found->mountpoint)) {
     if (const Status cleared = unmount_path(found->mountpoint, true); !cleared) {
       return fail(verb, cleared.error());
@@ -38,6 +44,12 @@ int unmount_volume(const std::string& mountpoint) {
                  "are checked at the next mount.\n",
                  found->mountpoint.c_str());
     return 0;
+  }
+
+  for (const MountEntry& entry : *table) {  // the daemon could not end before these are gone
+    if (&entry == found || entry.device != found->device) continue;
+    return fail(verb, Error{EBUSY, mountpoint + " is mounted at " + entry.mountpoint +
+                                       " as well; unmount that first"});
   }
 
   pid_t pid = 0;

@@ -1,6 +1,9 @@
 // clonefs: the command line. Called as mount.fuse.clonefs or umount.fuse.clonefs it is mount(8)'s
 // helper.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -150,6 +153,19 @@ int run(int argc, char** argv) {
 int run_mount_helper(int argc, char** argv) {
   ServerOptions server;
   std::vector<std::string> places;
+  // The kernel's alone to do: what it keeps of a mounted volume are its own flags.
+  for (int i = 1; i + 1 < argc; i++) {
+    if (std::strcmp(argv[i], "-o") != 0 ||
+        ("," + std::string(argv[i + 1]) + ",").find(",remount,") == std::string::npos) {
+      continue;
+    }
+    std::vector<char*> words{const_cast<char*>("mount"), const_cast<char*>("-i")};
+    words.insert(words.end(), argv + 1, argv + argc);
+    words.push_back(nullptr);
+    ::execvp("mount", words.data());
+    std::fprintf(stderr, "mount.fuse.clonefs: cannot run mount: %s\n", std::strerror(errno));
+    return kFailed;
+  }
   for (int i = 1; i < argc; i++) {
     const std::string word = argv[i];
     const bool takes_value = word == "-o" || word == "-t" || word == "-N";

@@ -65,6 +65,43 @@ class Mount(unittest.TestCase):
         self.assertIn("nosuid", line.split()[5])
 
     @unittest.skipUnless(os.geteuid() == 0, "only root may set it")
+    def test_reading_moves_times_of_access_unless_told(self):
+        for options, moves in (([], True), (["-o", "noatime"], False), (["-o", "ro"], False)):
+            with self.subTest(options=options):
+                v = self.volume(options=options)
+                places = [os.path.join(v.source, name) for name in ("d", "d/file")]
+                for place in places:
+                    os.utime(place, ns=(5, 10))  # older than mtime: relatime moves it
+                v.mount()
+                with open(v.at("d/file"), "rb") as file:
+                    file.read()
+                os.listdir(v.at("d"))
+                for name in ("d", "d/file"):
+                    self.assertEqual(os.stat(v.beneath(name)).st_atime_ns != 5, moves, name)
+
+    @unittest.skipUnless(os.geteuid() == 0, "binds mounts")
+    def test_what_is_bound_elsewhere(self):
+        """umount of a part of the volume that was bound leaves the volume; that of the volume says
+        where it is still mounted."""
+        v = self.volume(daemon=True)
+        v.mount()
+        part, whole, single = (os.path.join(v.base, name) for name in ("part", "whole", "single"))
+        os.mkdir(part)
+        os.mkdir(whole)
+        with open(single, "w", encoding="ascii"):
+            pass
+        for what, at in ((v.at("d"), part), (v.path, whole), (v.at("d/file"), single)):
+            self.assertEqual(run("mount", "--bind", what, at).returncode, 0)
+        self.assertEqual(os.listdir(part), ["file"])
+        for at in (part, single, whole):
+            said = self.refused("umount", v.path)
+            self.assertIn("unmount that first", said)
+            done = run(BIN, "umount", at)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            self.assertEqual(os.listdir(v.at("d")), ["file"])
+        self.assertEqual(os.listdir(whole), [])
+        v.umount()
+
     def test_read_ahead_of_both_mounts(self):
         v = self.volume()
         v.mount()
@@ -199,6 +236,11 @@ class Mount(unittest.TestCase):
         done = run(helper, v.source, mountpoint, "-o", "rw,noauto,nofail,cache=writethrough")
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertEqual(os.listdir(os.path.join(mountpoint, "d")), ["file"])
+        if os.geteuid() == 0:
+            for options, writable in (("remount,ro", False), ("rw,remount", True)):
+                done = run(helper, v.source, mountpoint, "-o", options)
+                self.assertEqual(done.returncode, 0, done.stdout)
+                self.assertEqual(os.access(os.path.join(mountpoint, "d"), os.W_OK), writable)
         unhelper = os.path.join(v.base, "umount.fuse.clonefs")
         os.symlink(BIN, unhelper)
         done = run(unhelper, mountpoint)

@@ -57,9 +57,22 @@ TEST(MountTable, WhichMountContainsAPath) {
   }
   // Mounted over once more: the later one counts.
   auto twice = table;
-  twice.push_back({"/data", "tmpfs", "none"});
+  twice.push_back({"/data", "tmpfs", "none", "0:29", "/"});
   EXPECT_EQ(mount_of(twice, "/data/x")->type, "tmpfs");
   EXPECT_EQ(mount_of({}, "/x"), nullptr);
+}
+
+TEST(MountTable, WhatIsBoundIsNoVolumeOfItsOwn) {
+  const auto table = parse_mount_table(
+      "20 1 0:25 /part /early rw - fuse.clonefs /data rw\n"
+      "30 22 0:25 / /data rw - fuse.clonefs /data rw\n"
+      "31 22 0:25 / /whole rw - fuse.clonefs /data rw\n"
+      "32 22 0:26 / /other rw - fuse.clonefs /other rw\n");
+  ASSERT_EQ(table.size(), 4u);
+  for (const size_t bound : {0u, 1u, 2u}) {
+    EXPECT_EQ(first_mount_of(table, table[bound]).mountpoint, "/data");
+  }
+  EXPECT_EQ(&first_mount_of(table, table[3]), &table[3]);
 }
 
 TEST(MountTable, TheMachines) {
