@@ -930,13 +930,16 @@ class Behaviour:
                     os.truncate(self.at("f"), MIB)
                     self.assertEqual(os.stat(self.at("f")).st_size, MIB)
         if self.volume:
-            wait_for(self.nothing_open, "the daemon has closed what the dead had open")
+            try:
+                wait_for(lambda: not self.still_open(), "the daemon closes what the dead had open")
+            except AssertionError as e:
+                self.fail(f"{e}: {self.still_open()}")
         os.unlink(self.at("f"))
 
-    def nothing_open(self):
-        """The daemon has no file of self.d open for reading or writing."""
+    def still_open(self):
+        """What the daemon has open, for reading or writing, of the files in self.d as they lie beneath."""
         base = f"/proc/{self.volume.pid}"
-        where = os.path.basename(self.d)
+        found = []
         for fd in os.listdir(base + "/fd"):
             try:
                 path = os.readlink(f"{base}/fd/{fd}")
@@ -944,9 +947,10 @@ class Behaviour:
                     flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags"))
             except OSError:
                 continue
-            if where in path and not flags & (os.O_PATH | os.O_DIRECTORY):
-                return False
-        return True
+            if (path.startswith(self.beneath + "/") and os.path.basename(self.d) + "/" in path and
+                    not flags & (os.O_PATH | os.O_DIRECTORY)):
+                found.append(path)
+        return found
 
 
 def run_ok(*command):
@@ -974,6 +978,7 @@ class OnVolume(Behaviour):
         cls.addClassCleanup(cls.volume.clean_up)
         cls.volume.mount()
         cls.root = cls.volume.path
+        cls.beneath = cls.volume.source  # where its files lie
 
 
 class Writeback(OnVolume, unittest.TestCase):
@@ -1028,6 +1033,7 @@ class DrainedClone(OnVolume, unittest.TestCase):
         v.ctl("copy c t")
         v.wait("c")
         cls.root = v.clone("c", "t")
+        cls.beneath = v.given_pool
 
 
 class OnDisk(unittest.TestCase):
