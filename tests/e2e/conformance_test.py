@@ -948,6 +948,7 @@ class Behaviour:
             except OSError:
                 continue
             if (path.startswith(self.beneath + "/") and os.path.basename(self.d) + "/" in path and
+                    "/old" not in path and  # what a clone still needs
                     not flags & (os.O_PATH | os.O_DIRECTORY)):
                 found.append(path)
         return found
