@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,9 @@ namespace {
 // One request copies no more, so that the tracks of the target are not held for long; the caller
 // goes on from there. A multiple of any block, so that extents can be shared.
 constexpr size_t kMaxCopy = size_t{128} << 20;
+
+constexpr size_t kLargeRead = size_t{128} << 10;
+constexpr int kReadUncached = 0x80;  // RWF_DONTCACHE, Linux 6.14
 
 ByteRange range_of(off_t offset, off_t length) {
   return {static_cast<uint64_t>(offset), static_cast<uint64_t>(length)};
@@ -59,11 +63,19 @@ SourceFile::~SourceFile() {
 
 void SourceFile::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) {
   char* buffer = reply_space(size);
+  // The kernel keeps what it reads ahead in the mount's cache: once is enough.
+  std::atomic<bool>& uncached = node_.volume().reads_uncached;
+  int flags = size >= kLargeRead && uncached ? kReadUncached : 0;
   size_t done = 0;
   while (done < size) {
-    const ssize_t got =
-        pread(fd_.get(), buffer + done, size - done, offset + static_cast<off_t>(done));
+    const iovec rest{buffer + done, size - done};
+    const ssize_t got = preadv2(fd_.get(), &rest, 1, offset + static_cast<off_t>(done), flags);
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EOPNOTSUPP && flags != 0) {
+      uncached = false;
+      flags = 0;
+      continue;
+    }
     if (got < 0 && done == 0) {
       fuse_reply_err(req, errno);
       return;

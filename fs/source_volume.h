@@ -164,6 +164,8 @@ class SourceVolume {
   DescriptorCache descriptors;
   WritableSet writable;
   std::shared_ptr<SelfAccess> self;
+  // Large reads leave nothing in the source's cache; false once the source refuses that.
+  std::atomic<bool> reads_uncached{true};
   VirtualEntries* virtual_entries = nullptr;
 
  private:

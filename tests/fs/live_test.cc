@@ -10,11 +10,13 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <filesystem>
@@ -180,6 +182,32 @@ TEST_P(Live, DirectWritesMoveTheMtime) {
     EXPECT_GE(after.tv_sec, now.tv_sec) << before;
   }
   EXPECT_EQ(stat_of(at("file")).st_size, 65536 + 4096);
+}
+
+// Pages of the file that are in the page cache.
+size_t cached_pages(int fd, size_t size) {
+  void* map = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+  EXPECT_NE(map, MAP_FAILED);
+  std::vector<unsigned char> state((size + 4095) / 4096);
+  EXPECT_EQ(mincore(map, size, state.data()), 0);
+  munmap(map, size);
+  return static_cast<size_t>(std::count_if(state.begin(), state.end(), [](auto s) { return s & 1; }));
+}
+
+TEST_P(Live, LargeReadsAreCachedOnce) {
+  constexpr size_t kSize = size_t{8} << 20;
+  write_file(beneath("file"), std::string(kSize, 'x'));
+  const UniqueFd source(open(beneath("file").c_str(), O_RDWR | O_CLOEXEC));
+  char byte = 0;
+  const iovec one{&byte, 1};
+  if (preadv2(source.get(), &one, 1, 0, 0x80) != 1) GTEST_SKIP() << "no RWF_DONTCACHE here";
+  ASSERT_EQ(fsync(source.get()), 0);
+  ASSERT_EQ(posix_fadvise(source.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  if (cached_pages(source.get(), kSize) > 0) GTEST_SKIP() << "a source in memory";
+  EXPECT_EQ(read_file(at("file")), std::string(kSize, 'x'));
+  EXPECT_LT(cached_pages(source.get(), kSize), kSize / 4096 / 4);
+  const UniqueFd seen(open_at("file", O_RDONLY));
+  EXPECT_EQ(cached_pages(seen.get(), kSize), kSize / 4096);
 }
 
 // All ways at the same time, as one page cache has it.
