@@ -5,6 +5,23 @@
 
 namespace clonefs {
 
+namespace {
+
+thread_local bool changing_names_of_root = false;
+
+// While it lives, the thread is at work for a change of names in the root of the clones mount.
+class ChangingNames {
+ public:
+  explicit ChangingNames(bool of_root) { changing_names_of_root = of_root; }
+  ~ChangingNames() { changing_names_of_root = false; }
+};
+
+}  // namespace
+
+bool ClonesRoot::changing_names() {
+  return changing_names_of_root;
+}
+
 int CloneList::node(fuse_req_t req, const std::string& name, Node** node) const {
   const auto clone = engine_.clone(name);
   if (!clone) return clone.error().code;
@@ -21,8 +38,14 @@ void CloneList::lookup(fuse_req_t req, const char* name) const {
 }
 
 void CloneList::make(fuse_req_t req, const char* name) const {
+  // Here too: what the kernel knows of the owner may be some time old.
+  if (!owner_.admits(fuse_req_ctx(req)->uid)) {
+    fuse_reply_err(req, EACCES);
+    return;
+  }
   // By value: when the caller is killed meanwhile, the node may go before the job ends.
   const auto job = [list = *this, name = std::string(name)](const auto&) -> CommandRunner::Reply {
+    const ChangingNames here(list.in_clones_mount_);
     CreateOptions options;
     options.name = name;
     options.paths = {list.directory_};
@@ -37,7 +60,12 @@ void CloneList::make(fuse_req_t req, const char* name) const {
 }
 
 void CloneList::remove(fuse_req_t req, const char* name) const {
+  if (!owner_.admits(fuse_req_ctx(req)->uid)) {
+    fuse_reply_err(req, EACCES);
+    return;
+  }
   const auto job = [list = *this, name = std::string(name)](const auto&) -> CommandRunner::Reply {
+    const ChangingNames here(list.in_clones_mount_);
     const Status removed = list.remove_clone(name);
     if (!removed) list.engine_.log("rmdir " + name + " refused: " + removed.error().message);
     return [code = removed ? 0 : removed.error().code](fuse_req_t r) { fuse_reply_err(r, code); };
@@ -69,8 +97,9 @@ std::vector<VirtualEntry> CloneList::entries() const {
 
 ClonesRoot::ClonesRoot(const VirtualOwner& owner, Engine& engine, CommandRunner& runner,
                        CloneTree& tree)
-    : FixedNode(owner, 0, S_IFDIR | 0755), list_(engine, runner, tree, ".") {
+    : FixedNode(owner, 0, S_IFDIR | 0755), list_(owner, engine, runner, tree, ".", true) {
   attributes_.ino = 1;
+  attributes_.timeout = kDirectoryTimeout;  // every path to a clone's file leads through here
 }
 
 void ClonesRoot::opendir(fuse_req_t req, fuse_file_info* fi) {
@@ -80,7 +109,7 @@ void ClonesRoot::opendir(fuse_req_t req, fuse_file_info* fi) {
 DirectoryClones::DirectoryClones(KeyedNodes& table, const VirtualOwner& owner, Engine& engine,
                                  CommandRunner& runner, CloneTree& tree,
                                  const std::string& directory)
-    : KeyedNode(table), owner_(owner), list_(engine, runner, tree, directory) {
+    : KeyedNode(table), owner_(owner), list_(owner, engine, runner, tree, directory, false) {
   attributes_.ino = kVirtualInodes + (uint64_t{1} << 60) +
                     (std::hash<std::string>{}(directory) & ((uint64_t{1} << 48) - 1));
   attributes_.mode = S_IFDIR | 0755;

@@ -16,8 +16,14 @@ namespace clonefs {
 // What both kinds of lists do, for the clones of one directory of the volume ("." is all).
 class CloneList {
  public:
-  CloneList(Engine& engine, CommandRunner& runner, CloneTree& tree, std::string directory)
-      : engine_(engine), runner_(runner), tree_(tree), directory_(std::move(directory)) {}
+  CloneList(const VirtualOwner& owner, Engine& engine, CommandRunner& runner, CloneTree& tree,
+            std::string directory, bool in_clones_mount)
+      : owner_(owner),
+        engine_(engine),
+        runner_(runner),
+        tree_(tree),
+        directory_(std::move(directory)),
+        in_clones_mount_(in_clones_mount) {}
 
   void lookup(fuse_req_t req, const char* name) const;
   void make(fuse_req_t req, const char* name) const;
@@ -29,16 +35,21 @@ class CloneList {
   int node(fuse_req_t req, const std::string& name, Node** node) const;
   Status remove_clone(const std::string& name) const;
 
+  const VirtualOwner& owner_;
   Engine& engine_;
   CommandRunner& runner_;
   CloneTree& tree_;
   const std::string directory_;
+  const bool in_clones_mount_;
 };
 
 // The root of the clones mount.
 class ClonesRoot : public FixedNode {
  public:
   ClonesRoot(const VirtualOwner& owner, Engine& engine, CommandRunner& runner, CloneTree& tree);
+  // Is the calling thread at work for a mkdir or rmdir in this directory? Then the kernel holds it,
+  // and sees to the name itself.
+  static bool changing_names();
   void lookup(fuse_req_t req, const char* name) override { list_.lookup(req, name); }
   void mkdir(fuse_req_t req, const char* name, mode_t) override { list_.make(req, name); }
   void rmdir(fuse_req_t req, const char* name) override { list_.remove(req, name); }

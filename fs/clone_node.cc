@@ -105,11 +105,8 @@ int CloneNode::describe(fuse_entry_param* entry) {
   if (const int e = read_attributes(&entry->attr); e != 0) return e;
   entry->generation = 0;
   entry->attr_timeout = entry->entry_timeout = kLongTimeout;
-  if (tree_.options_.read_only) {  // changed through the other mount
-    entry->attr_timeout = entry->entry_timeout = 0;
-  } else if (is_root_) {
-    entry->entry_timeout = 0;  // a clone that is gone must not be found
-  }
+  // Else changed through the other mount. That a clone is gone the kernel is told (ClonesMount).
+  if (tree_.options_.read_only) entry->attr_timeout = entry->entry_timeout = 0;
   std::lock_guard lock(mutex_);
   if (opens_.passthrough > 0) entry->attr_timeout = 0;
   return 0;
@@ -716,6 +713,8 @@ void CloneNode::opendir(fuse_req_t req, fuse_file_info* fi) {
     return;
   }
   fd.release();
+  // Where nothing changes but through this mount, the kernel may keep the listing.
+  fi->cache_readdir = fi->keep_cache = tree_.options_.read_only ? 0 : 1;
   reply_open(req, new CloneDirHandle(this, directory), fi);
 }
 

@@ -4,10 +4,19 @@
 #include <signal.h>
 
 #include <chrono>
+#include <future>
+#include <mutex>
+#include <utility>
 
 #include "fs/own_mount.h"
 
 namespace clonefs {
+
+namespace {
+
+constexpr auto kToldWithin = std::chrono::milliseconds(200);
+
+}  // namespace
 
 void end_session(FuseSession& session, std::thread& thread, const std::atomic<bool>& ended) {
   session.stop();
@@ -38,11 +47,35 @@ Result<std::unique_ptr<ClonesMount>> ClonesMount::open(Parts parts, const std::s
     ended();
   });
   self->session_->tune(mountpoint);
+  self->news_->mount = self.get();
+  parts.engine.set_clones_changed(
+      [news = self->news_](const std::string& name) { clone_changed(*news, name); });
   return self;
+}
+
+void ClonesMount::clone_changed(News& news, const std::string& name) {
+  const auto told = std::make_shared<std::promise<void>>();
+  {
+    const std::lock_guard lock(news.mutex);
+    if (news.mount == nullptr || news.mount->parts_.engine.clone(name)) return;
+    if (ClonesRoot::changing_names()) return;
+    news.mount->notifier_.post(
+        [session = news.mount->session_.get(), root = news.mount->root_.get(), name, told] {
+          session->invalidate_name(root, name);
+          told->set_value();
+        });
+  }
+  // When a command that removes a clone has returned, nobody finds it. But a mkdir of another clone
+  // keeps the kernel from it as long as it takes.
+  told->get_future().wait_for(kToldWithin);
 }
 
 ClonesMount::~ClonesMount() {
   if (!thread_.joinable()) return;  // was never mounted
+  {
+    const std::lock_guard lock(news_->mutex);
+    news_->mount = nullptr;
+  }
   if (!ended_) {
     if (!unmount(false)) (void)unmount(true);
     end_session(*session_, thread_, ended_);

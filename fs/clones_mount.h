@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -35,9 +36,17 @@ class ClonesMount {
   bool passthrough() const { return session_->passthrough(); }
 
  private:
+  // The way of the engine's news to a mount that may be gone.
+  struct News {
+    std::mutex mutex;
+    ClonesMount* mount = nullptr;
+  };
+
   explicit ClonesMount(Parts parts) : parts_(parts) {}
+  static void clone_changed(News& news, const std::string& name);
 
   const Parts parts_;
+  const std::shared_ptr<News> news_ = std::make_shared<News>();
   std::unique_ptr<CloneTree> tree_;
   std::unique_ptr<ClonesRoot> root_;
   std::unique_ptr<FuseSession> session_;

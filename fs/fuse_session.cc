@@ -509,6 +509,10 @@ void FuseSession::invalidate_attributes(Node* node) {
   fuse_lowlevel_notify_inval_inode(session_, nodeid(node), -1, 0);
 }
 
+void FuseSession::invalidate_name(Node* parent, const std::string& name) {
+  fuse_lowlevel_notify_inval_entry(session_, nodeid(parent), name.c_str(), name.size());
+}
+
 void FuseSession::tune(const std::string& mountpoint) {
   struct statx st {};
   if (statx(AT_FDCWD, mountpoint.c_str(), AT_STATX_DONT_SYNC, STATX_TYPE, &st) != 0) return;

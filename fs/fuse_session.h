@@ -65,6 +65,8 @@ class FuseSession {
   // Notifications to the kernel. Never from a thread that serves a request. Errors are ignored: the
   // kernel may have forgotten already.
   void invalidate_attributes(Node* node);
+  // What PARENT's NAME leads to, with all beneath it. Waits while the kernel changes PARENT.
+  void invalidate_name(Node* parent, const std::string& name);
   fuse_session* raw() { return session_; }
 
   // The open files: what the replies to open and the releases tell.

@@ -15,6 +15,11 @@ void VirtualOwner::apply(struct stat* st) const {
   st->st_gid = root.st_gid;
 }
 
+bool VirtualOwner::admits(uid_t uid) const {
+  struct stat root {};
+  return uid == 0 || (::fstat(source_, &root) == 0 && uid == root.st_uid);
+}
+
 Node* KeyedNodes::get(const std::string& key, const std::function<KeyedNode*()>& make) {
   std::lock_guard lock(mutex_);
   if (const auto it = nodes_.find(key); it != nodes_.end()) {

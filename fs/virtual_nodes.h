@@ -18,6 +18,8 @@ class VirtualOwner {
  public:
   explicit VirtualOwner(int source) : source_(source) {}
   void apply(struct stat* st) const;
+  // May UID command? So do root and the owner.
+  bool admits(uid_t uid) const;
 
  private:
   const int source_;
@@ -125,7 +127,8 @@ class EntriesHandle : public Handle {
 };
 void open_entries(fuse_req_t req, fuse_file_info* fi, std::vector<VirtualEntry> entries);
 
-// Of directories in which nobody can make anything, so that their owner may be known late.
+// Of directories in which nobody can make anything, or which ask who it is, so that their owner may
+// be known late.
 inline constexpr double kDirectoryTimeout = 1;
 
 // A directory of fixed nodes.

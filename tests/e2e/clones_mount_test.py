@@ -272,6 +272,74 @@ class Clones(VolumeTest):
         with open(v.clone("x", "d/b"), "rb") as file:
             self.assertEqual(file.read(), pattern(2, 10))
 
+    def test_a_clone_that_is_gone_is_not_found(self):
+        """Though the kernel keeps all names and attributes of clones."""
+        v = self.v
+
+        def removed_by_its_list():
+            os.rmdir(v.at(".clone/x"))
+        for n, remove in enumerate((lambda: v.ctl("delete x --force"),
+                                    lambda: v.ctl("terminate x --force"),
+                                    lambda: os.rmdir(v.clone("x")), removed_by_its_list) * 3):
+            v.write("d/b", b"x" * (n + 1))
+            self.pending("x", ".")
+            self.assertEqual(os.stat(v.clone("x", "d/b")).st_size, n + 1)
+            self.assertEqual(os.listdir(v.at(".clonefs/clones")), ["x"])
+            remove()
+            self.assertFalse(os.path.lexists(v.clone("x", "d/b")), n)
+            self.assertFalse(os.path.lexists(v.clone("x")), n)
+            self.assertEqual(os.listdir(v.at(".clonefs/clones")), [])
+
+    def test_names_and_attributes_are_kept_by_the_kernel(self):
+        v = self.v
+        self.drained()
+        names = [v.clone("x", name) for name in ("d/a", "d/sub/c", "d/empty")]
+        before = [os.lstat(name) for name in names]
+        os.stat(v.at(".clonefs/clones"))  # its attributes are good for a second from here on
+        resume = threading.Timer(10, os.kill, (v.pid, signal.SIGCONT))
+        resume.start()
+        os.kill(v.pid, signal.SIGSTOP)
+        try:
+            self.assertEqual([os.lstat(name) for name in names], before)
+            stopped = resume.is_alive()
+        finally:
+            os.kill(v.pid, signal.SIGCONT)
+            resume.cancel()
+        self.assertTrue(stopped, "the daemon had to answer")
+
+    def test_a_listing_that_the_kernel_keeps_follows_changes(self):
+        v = self.v
+        self.drained()
+        top = v.clone("x", "d")
+        names = set(os.listdir(top))
+        for _ in range(3):
+            self.assertEqual(set(os.listdir(top)), names)
+            v.write(".clonefs/clones/x/d/new", b"1")
+            self.assertEqual(set(os.listdir(top)), names | {"new"})
+            os.rename(f"{top}/new", f"{top}/sub/new")
+            self.assertEqual(set(os.listdir(top)), names)
+            self.assertIn("new", os.listdir(f"{top}/sub"))
+            os.unlink(f"{top}/sub/new")
+            self.assertNotIn("new", os.listdir(f"{top}/sub"))
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root gives files away")
+    def test_only_who_owns_the_volume_now_makes_and_removes_clones(self):
+        v = self.v
+        os.chmod(v.path, 0o755)
+        os.chown(v.path, 4242, -1)
+
+        def as_user(*command):
+            return run("setpriv", "--reuid=4242", "--regid=4243", "--clear-groups", *command)
+        for name in (v.at(".clonefs/clones/x"), v.at(".clone/y")):
+            os.chown(v.path, 4242, -1)
+            self.assertEqual(as_user("mkdir", name).returncode, 0)
+            os.stat(os.path.dirname(name))
+            os.chown(v.path, 0, -1)
+            self.assertNotEqual(as_user("rmdir", name).returncode, 0)
+            self.assertNotEqual(as_user("mkdir", name + "2").returncode, 0)
+            self.assertTrue(os.path.isdir(name))
+            self.assertFalse(os.path.isdir(name + "2"))
+
     @unittest.skipUnless(os.geteuid() == 0, "passthrough needs root")
     @unittest.skipIf("without passthrough" in run(BIN, "--version").stdout, "an old libfuse")
     @unittest.skipUnless(kernel() >= (6, 9), "an old kernel")
