@@ -23,7 +23,7 @@ class Parameters:
         self.ballast = 512 * MIB if quick else 2 * GIB
         self.files = 1000 if quick else 2000
         self.tree = 500 if quick else 2000
-        self.seconds = 0.3 if quick else 2.0
+        self.seconds = 0.2 if quick else 2.0
         self.before_s = 0.2 if quick else 0.5
         self.after_s = 0.2 if quick else 0.5
         self.rewrite_s = 1.0 if quick else 3.0
