@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "engine/pool_check.h"
 #include "extents/result.h"
@@ -24,6 +25,14 @@ int fail(const std::string& verb, const Error& error);
 int run_command(Command command, const CommonOptions& common);
 // status --watch.
 int watch(const Client& client, const Command& command);
+struct ExecOptions {
+  std::string name;  // of the clone
+  bool in_place = false;
+  std::vector<std::string> command;
+};
+// Runs a command in a clone; does not return if that worked. 125: refused, 126: the command cannot be
+// run, 127: there is none of that name.
+int exec_in_clone(const ExecOptions& options, const CommonOptions& common);
 int unmount_volume(const std::string& mountpoint);
 int fsck_pool(const PoolCheckOptions& options, bool json, bool quiet);
 

@@ -3,10 +3,12 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fs/mount_options.h"
@@ -106,6 +108,19 @@ int run(int argc, char** argv) {
   unmount->fallthrough();
   unmount->add_option("MOUNTPOINT", unmounted, "where it is mounted")->required();
 
+  ExecOptions exec;
+  CLI::App* in_clone = app.add_subcommand("exec", "Run a command in a clone");
+  in_clone->fallthrough();
+  in_clone->add_option("NAME", exec.name, "the clone")->required();
+  in_clone->add_flag("--in-place", exec.in_place,
+                     "the command sees the clone where the volume is mounted (in a mount namespace of "
+                     "its own), so that backup jobs keep their paths");
+  in_clone->add_option("COMMAND", exec.command, "after --: the command and its words")->required();
+  in_clone->footer(
+      "Without --in-place the command's working directory is the clone. CLONEFS_NAME is the clone's name,\n"
+      "CLONEFS_CLONE where it is seen. The exit code is the command's own; 125: refused, 126: the command\n"
+      "cannot be run, 127: there is no such command.");
+
   PoolCheckOptions check;
   CLI::App* fsck = app.add_subcommand("fsck", "Look through a pool whose volume is not mounted");
   fsck->fallthrough();
@@ -145,6 +160,13 @@ int run(int argc, char** argv) {
     return mount_volume(std::move(server));
   }
   if (unmount->parsed()) return unmount_volume(unmounted);
+  if (in_clone->parsed()) {
+    // As they were written, not as CLI11 needs them.
+    if (const auto end = std::find(argv + 1, argv + argc, std::string_view("--")); end != argv + argc) {
+      exec.command.assign(end + 1, argv + argc);
+    }
+    return exec_in_clone(exec, common);
+  }
   if (fsck->parsed()) return fsck_pool(check, common.json, common.quiet);
   return run_command(*grammar.command(), common);
 }
