@@ -262,7 +262,13 @@ class PosixDisk final : public Disk {
     return or_errno(::unlinkat(dir, name, flags));
   }
   int rename(int from_dir, const char* from, int to_dir, const char* to, unsigned flags) override {
-    return or_errno(::renameat2(from_dir, from, to_dir, to, flags));
+    const int e = or_errno(::renameat2(from_dir, from, to_dir, to, flags));
+    if (e != -EINVAL || flags != RENAME_NOREPLACE) return e;
+    // The file system has no such flag (NFS): nobody else makes names where the engine asks for it.
+    struct stat st{};
+    const int there = stat(to_dir, to, &st);
+    if (there != -ENOENT) return there == 0 ? -EEXIST : there;
+    return or_errno(::renameat2(from_dir, from, to_dir, to, 0));
   }
 };
 
