@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "tests/engine/direct_volume.h"
+#include "tests/engine/forwarding_disk.h"
 
 namespace clonefs::test {
 namespace {
@@ -320,6 +321,74 @@ TEST(InterceptionAsRoot, chown_and_setuid) {
           << operation.name << " " << name_of(phase);
     }
   }
+}
+
+// What COFW asks of the disk, and a hook in the checkpoint that follows a fence.
+class CofwDisk : public ForwardingDisk {
+ public:
+  ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override {
+    ++calls;
+    return ForwardingDisk::pread(fd, data, size, offset);
+  }
+  ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
+    ++calls;
+    return ForwardingDisk::pwrite(fd, data, size, offset);
+  }
+  int open_handle(int mount, const std::string& handle, int flags) override {
+    ++calls;
+    return ForwardingDisk::open_handle(mount, handle, flags);
+  }
+  int datasync(int fd) override {
+    ++calls;
+    if (in_checkpoint) in_checkpoint();
+    return ForwardingDisk::datasync(fd);
+  }
+  unsigned calls = 0;
+  std::function<void()> in_checkpoint;
+};
+
+TEST(InterceptionOfData, the_second_touch_of_a_track_asks_nothing_of_the_disk) {
+  CofwDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  DirectVolume v(o);
+  make_tree(v);
+  CreateOptions options = v.options("c");
+  options.activate = true;
+  ASSERT_TRUE(v.engine().create(options));
+  disk.calls = 0;
+  ASSERT_EQ(v.write("file", 100, "first"), 0);
+  EXPECT_GT(disk.calls, 0u);
+  disk.calls = 0;
+  ASSERT_EQ(v.write("file", 200, "second"), 0);
+  EXPECT_EQ(disk.calls, 0u);
+}
+
+// The time between the fence and the acknowledgement is a checkpoint and a commit: nobody who writes
+// to what was durable before waits in it.
+TEST(InterceptionOfData, what_was_precopied_is_overwritten_at_once_after_the_fence) {
+  CofwDisk disk;
+  DirectVolume::Options o;
+  o.disk = &disk;
+  DirectVolume v(o);
+  make_tree(v);
+  CreateOptions options = v.options("c");
+  options.precopy = true;
+  ASSERT_TRUE(v.engine().create(options));
+  ASSERT_TRUE(v.drain("c"));
+  ASSERT_EQ(v.status("c").op_status, "precopied");
+  const Tree expected = v.capture();
+  bool written = false;
+  disk.in_checkpoint = [&] {
+    if (written || v.status("c").state != SessionState::kCopyInProgress) return;
+    written = true;
+    disk.calls = 0;
+    EXPECT_EQ(v.write("file", 100, "after the fence"), 0);
+    EXPECT_EQ(disk.calls, 0u);
+  };
+  ASSERT_TRUE(v.engine().activate({"c"}));
+  EXPECT_TRUE(written);
+  EXPECT_EQ(v.clone_difference("c", expected), "");
 }
 
 }  // namespace
