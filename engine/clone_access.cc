@@ -31,8 +31,7 @@ class CloneImpl final : public Clone {
 
   Object* object(uint64_t pool_ino) const {
     const std::shared_lock lock(session_->index_mutex);
-    const auto it = session_->by_pool_ino.find(pool_ino);
-    return it == session_->by_pool_ino.end() ? nullptr : it->second;
+    return session_->by_pool_ino.find(pool_ino);
   }
 
   uint64_t present_ino(uint64_t pool_ino) const override {
@@ -48,9 +47,10 @@ class CloneImpl final : public Clone {
     if (o == nullptr) return;
     const std::lock_guard lock(session_->object_lock(*o));
     // The caller may have looked at the pool's file before its times were set, and come here after.
-    const bool older = st->st_ctim.tv_sec < o->finished_at.tv_sec ||
-                       (st->st_ctim.tv_sec == o->finished_at.tv_sec &&
-                        st->st_ctim.tv_nsec <= o->finished_at.tv_nsec);
+    const timespec finished_at = o->finished_at;
+    const bool older = st->st_ctim.tv_sec < finished_at.tv_sec ||
+                       (st->st_ctim.tv_sec == finished_at.tv_sec &&
+                        st->st_ctim.tv_nsec <= finished_at.tv_nsec);
     if (!o->changed) st->st_ctim = o->ctime;
     if (o->is_regular() && (!o->finished || older)) {
       st->st_atim = o->atime;
@@ -66,7 +66,7 @@ class CloneImpl final : public Clone {
       const std::lock_guard lock(session_->object_lock(*o));
       o->changed = true;
       if (times != nullptr && !o->finished) {
-        timespec* ours[2] = {&o->atime, &o->mtime};
+        ShortTime* ours[2] = {&o->atime, &o->mtime};
         for (int i = 0; i < 2; ++i) {
           if (times[i].tv_nsec == UTIME_OMIT) continue;
           *ours[i] = times[i].tv_nsec == UTIME_NOW ? now() : times[i];
@@ -255,7 +255,7 @@ class CloneFileImpl final : public CloneFile {
   int copy(ByteRange range) {
     Attachments attachments;
     const auto source = core_.sources_.find(object_->source_id, &attachments);
-    if (source == nullptr) return 0;
+    if (!source) return 0;
     auto own = std::make_shared<std::vector<Attachment>>();
     for (const auto& a : *attachments)
       if (a.object == object_) own->push_back(a);
@@ -296,7 +296,7 @@ class CloneFileImpl final : public CloneFile {
     Attachments attachments;
     const auto source = core_.sources_.find(object_->source_id, &attachments);
     int e = 0;
-    if (source == nullptr) {
+    if (!source) {
       e = call();
     } else {
       const Claims::Holder claim(source->claims, range);

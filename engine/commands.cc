@@ -1,5 +1,8 @@
 // The commands. Each checks everything before it changes anything.
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <charconv>
@@ -21,6 +24,17 @@ bool is_session_name(std::string_view name) {
 }  // namespace clonefs
 
 namespace clonefs::detail {
+
+namespace {
+
+// After a command that has used much for a moment: the allocator would keep it.
+void give_back_memory() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
+}
+
+}  // namespace
 
 timespec now() {
   timespec t{};
@@ -64,7 +78,7 @@ std::vector<SessionPtr> Core::find_all(const std::vector<std::string>& names,
 
 // --- CREATE ------------------------------------------------------------------------------------
 
-Status Core::check_create(const CreateOptions& o, PathNode* filter) {
+Status Core::check_create(const CreateOptions& o) {
   if (!is_session_name(o.name))
     return Error{EINVAL, "'" + o.name +
                              "' is no name for a clone; a name is 1 to 64 letters, digits, '.', "
@@ -78,7 +92,6 @@ Status Core::check_create(const CreateOptions& o, PathNode* filter) {
   for (const auto& path : o.paths) {
     const auto names = names_along(path);
     if (!names) return names.error();
-    PathNode* node = filter;
     Fd at(disk_, disk_.open(source_dir_.get(), ".", O_PATH | O_DIRECTORY));
     struct stat st{};
     bool directory = true;
@@ -99,11 +112,9 @@ Status Core::check_create(const CreateOptions& o, PathNode* filter) {
         return Error{EINVAL, path + " is the pool itself"};
       directory = S_ISDIR(st.st_mode);
       at = std::move(next);
-      node = &node->children[name];
     }
     if (path.back() == '/' && !directory)
       return Error{ENOTDIR, path + " is no directory"};
-    node->whole = true;
   }
   return {};
 }
@@ -132,7 +143,8 @@ Status Core::create(const CreateOptions& o) {
     const std::lock_guard command(command_mutex_);
     if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
     if (auto status = available(); !status) return status;
-    if (auto status = check_create(o, &s->root_filter); !status) return status;
+    if (auto status = check_create(o); !status) return status;
+    if (auto status = select_paths(o.paths, &s->root_filter); !status) return status;
     if (find(o.name) != nullptr)
       return Error{EEXIST, "the name " + o.name +
                                " is in use; delete that clone first or choose another name"};
@@ -169,6 +181,7 @@ Status Core::create(const CreateOptions& o) {
   }
   Status status = build(s, o);
   if (!status) undo_create(s);
+  give_back_memory();
   work.unlock();
   if (!status) {
     const std::unique_lock lock(sessions_mutex_);
@@ -316,7 +329,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
   }
   const auto is_member = [&](SourceId id) {
     Attachments attachments;
-    if (sources_.find(id, &attachments) == nullptr) return false;
+    if (!sources_.find(id, &attachments)) return false;
     for (const auto& a : *attachments)
       if (std::find(sessions.begin(), sessions.end(), a.session) != sessions.end()) return true;
     return false;
@@ -376,7 +389,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
           .count());
 
-  // Until this is done, each write is saved in the journal.
+  // Until this is done, what no checkpoint has made durable is saved in the journal.
   for (const auto& s : sessions)
     if (status) status = flush_tables(*s);
   if (status) status = checkpoint({});
@@ -454,7 +467,8 @@ void Core::release_columns(Session& s) {
   for (auto& o : s.objects) {
     const std::lock_guard lock(s.object_lock(o));
     if (o.column == nullptr) continue;
-    o.column->digests = std::max(o.column->digests, std::exchange(o.column->count, 0));
+    o.column->digests = std::max<uint64_t>(o.column->digests, o.column->count);
+    o.column->count = 0;
   }
   auto& c = s.counters;
   for (auto* counter : {&c.tracks_total, &c.tracks_pending, &c.tracks_precopied, &c.tracks_recopied,
@@ -483,6 +497,8 @@ Status Core::remove(const std::vector<std::string>& names, bool force) {
     state_changed();
   }
   for (const auto& s : sessions) notify_clones(s->name);
+  sessions.clear();
+  give_back_memory();
   return {};
 }
 
@@ -534,8 +550,7 @@ Status Core::remove_from_disk(uint64_t id, const std::string& name) {
 
 void Core::detach(Session& s, Object& o) {
   (void)s;
-  if (const auto source = sources_.detach(o.source_id, &o); source != nullptr)
-    release_limbo(o.source_id, source);
+  if (const auto source = sources_.detach(o)) release_limbo(*source);
 }
 
 void Core::detach_all(Session& s) {

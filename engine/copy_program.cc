@@ -248,7 +248,7 @@ bool Core::step_finish(const SessionPtr& s) {
   Object& o = *c.object;
   Attachments attachments;
   const auto source = sources_.find(o.source_id, &attachments);
-  if (source == nullptr || o.gone) return true;
+  if (!source || o.gone) return true;
   const TrackSize ts = s->track_size;
   // Of what may be there already, track by track only what differs is written.
   const uint64_t together = o.compare ? 1 : std::max<uint64_t>(1, kPutTogether / ts.bytes());

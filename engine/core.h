@@ -82,12 +82,10 @@ class Core {
   Change change_names(const NamesChange& names);
   void end_change(ChangeState& state);
   // 0, or -errno when the name must not go.
-  int keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
-                    const Attachments& attachments, int fd);
+  int keep_in_limbo(const Source& source, const Attachments& attachments, int fd);
   int open_limbo();
-  int open_hidden(const char* name, Fd* fd);
   bool any_needed(const Attachments& attachments) const;
-  void release_limbo(SourceId id, const std::shared_ptr<Source>& source);
+  void release_limbo(const Source& source);
   void sweep_limbo();
 
   // commands.cc
@@ -157,11 +155,11 @@ class Core {
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
   // COFW: before RANGE of the source is overwritten. FD may be -1. 0, or -errno when the write must be
   // refused. Waits for the pool no longer than the stall limit.
-  int save_before_write(const std::shared_ptr<Source>& source, const Attachments& attachments,
-                        int fd, ByteRange range);
+  int save_before_write(const Source& source, const Attachments& attachments, int fd,
+                        ByteRange range);
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
   // access. Takes the claim. FD may be -1. 0, or -errno when a write to the source must be refused.
-  int copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw,
+  int copy_now(const Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw,
                const PoolGuard::Progress& progress = [] {});
   bool is_due(const Attachment& a, ByteRange range, bool cofw) const;
   int save_to_journal(const std::vector<Attachment>& attachments, ByteRange chunk,
@@ -231,7 +229,7 @@ class Core {
   Disk& disk_;
 
   Fd source_dir_, pool_dir_, clones_dir_, incomplete_dir_, tracks_dir_, stage_dir_, journal_dir_, lock_;
-  Fd limbo_dir_, lost_dir_;  // guarded by limbo_mutex_
+  Fd limbo_dir_;  // guarded by limbo_mutex_
   std::mutex limbo_mutex_;
   FileSpace source_space_, pool_space_;
   dev_t device_ = 0;
@@ -283,14 +281,16 @@ class Core {
   void mark_for(SyncPass& pass, Object& o);
   void put_in(Session& s, Object& dir, Object& o);
   Fd open_clone_directory(SyncPass& pass, Object& dir);
-  Status remove_staged(Session& s, int dir, const std::string& name);
+  Result<std::string> move_to_stage(int dir, const std::string& name);
+  Status empty_stage(std::vector<std::string>& places,
+                     const std::function<void(const struct stat&)>& removed);
   Status sync_xattrs(Object& o, int source_fd, int clone_fd);
   Result<Object*> make_object(const SessionPtr& s, int source_fd, const struct stat& st,
                               int clone_dir, const std::string& name);
   Status clear_stage(Session& s);
 
   // commands.cc
-  Status check_create(const CreateOptions& o, PathNode* filter);
+  Status check_create(const CreateOptions& o);
   Status check_space(Session& s);
   void undo_create(const SessionPtr& s);
   Result<TrackFile> open_track_file(uint64_t id, bool durable);
@@ -312,6 +312,9 @@ class Core {
   Status take_pool();
   Result<std::string> mark(bool replace);
   Status make_private(int dir, const std::string& name);
+  Result<Fd> open_hidden();
+  enum class Missing { kIsMade, kIsError };
+  Fd open_in_hidden(const char* name, Missing missing);
   bool lies_in(int fd, const struct stat& top);
   bool opens_handles(int dir);
   std::string mount_of_pool();

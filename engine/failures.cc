@@ -75,26 +75,24 @@ std::string loss_name(const Session& s) {
 
 // .clonefs/lost of the volume: sessions that are Failed, which their pool may not know.
 int Core::record_loss(const Session& s) {
-  int e = open_hidden("lost", &lost_dir_);
-  if (e < 0) return e;
-  const Fd made(disk_, disk_.open(lost_dir_.get(), loss_name(s).c_str(),
+  const Fd dir = open_in_hidden("lost", Missing::kIsMade);
+  if (!dir) return dir.get();
+  const Fd made(disk_, disk_.open(dir.get(), loss_name(s).c_str(),
                                   O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
   if (!made) return made.get();
-  e = disk_.sync(made.get());
-  return e < 0 ? e : disk_.sync(lost_dir_.get());
+  const int e = disk_.sync(made.get());
+  return e < 0 ? e : disk_.sync(dir.get());
 }
 
 bool Core::recorded_loss(const Session& s) {
   struct stat st{};
-  const Fd dir(disk_, disk_.open(source_dir_.get(), ".clonefs/lost",
-                                 O_PATH | O_DIRECTORY | O_NOFOLLOW));
+  const Fd dir = open_in_hidden("lost", Missing::kIsError);
   return dir && disk_.stat(dir.get(), loss_name(s).c_str(), &st) == 0;
 }
 
 // The pool knows them now.
 void Core::forget_losses() {
-  const Fd dir(disk_, disk_.open(source_dir_.get(), ".clonefs/lost",
-                                 O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  const Fd dir = open_in_hidden("lost", Missing::kIsError);
   if (!dir) return;
   for (const auto& [name, s] : sessions_)
     if (s->state.load() == SessionState::kFailed)

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "engine/disk.h"
 
@@ -20,22 +21,34 @@ struct FileSpace {
 class FileRef {
  public:
   FileRef() = default;
+  FileRef(FileRef&& o) noexcept { *this = std::move(o); }
+  FileRef& operator=(FileRef&& o) noexcept;
+  ~FileRef();
   // Of the object behind FD (O_PATH will do); FD stays the caller's. 0 or -errno.
   static int of(const FileSpace& space, int fd, FileRef* ref);
   // From the bytes that handle() gave. Not usable where by_handle is false.
-  static FileRef from_handle(std::string handle);
+  static FileRef from_handle(std::string_view handle);
 
-  explicit operator bool() const { return !handle_.empty() || pin_ != nullptr; }
   // A new descriptor, or -errno; -ESTALE when the object is gone. FLAGS may be O_PATH.
   Fd open(const FileSpace& space, int flags) const;
   // Empty where the file system has no handles.
-  const std::string& handle() const { return handle_; }
+  std::string_view handle() const;
   // Makes the reference usable without handles, pinned by FD's object.
   int pin(const FileSpace& space, int fd);
 
  private:
-  std::string handle_;
-  std::shared_ptr<Fd> pin_;
+  // A handle is mostly short (ext4: 12 bytes, XFS: 16) and lies in place, with its length before it.
+  // A longer one, or what is pinned, lies elsewhere.
+  struct Far {
+    std::string handle;
+    Fd pin;
+  };
+  static constexpr unsigned char kFar = 255;
+  Far* far() const;
+  void set_far(std::unique_ptr<Far> far);
+
+  unsigned char length_ = 0;
+  char bytes_[19] = {};
 };
 
 }  // namespace clonefs::detail

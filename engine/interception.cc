@@ -10,6 +10,8 @@ namespace clonefs::detail {
 
 namespace {
 
+constexpr ByteRange kAll = {0, kMaxFileSize};
+
 bool any_before_activation(const Attachments& attachments) {
   for (const auto& a : *attachments)
     if (a.session->before_activation()) return true;
@@ -50,10 +52,10 @@ Change Core::change_data(SourceId id, int fd, ByteRange range) {
   part.range = range;
   if (sources_.empty()) return change;
   const auto source = sources_.find(id, &part.seen);
-  if (source == nullptr) return change;
+  if (!source) return change;
   for (const auto& a : *part.seen)
     if (a.session->before_activation() && !a.object->gone) mark_written(*a.session, *a.object, range);
-  if (any_needed(part.seen)) change.error_ = -save_before_write(source, part.seen, fd, range);
+  if (any_needed(part.seen)) change.error_ = -save_before_write(*source, part.seen, fd, range);
   return change;
 }
 
@@ -67,7 +69,7 @@ Change Core::change_size(SourceId id, int fd, uint64_t size) {
     // When nobody can tell, all that there may be is cut off.
     if (fd >= 0) {
       old = disk_.stat(fd, "", &st) == 0 ? static_cast<uint64_t>(st.st_size) : kMaxFileSize;
-    } else if (const auto source = sources_.find(id, &attachments); source != nullptr) {
+    } else if (sources_.find(id, &attachments)) {
       old = kMaxFileSize;
       for (const auto& a : *attachments) {
         const Fd path = open_source(*a.object, O_PATH);
@@ -114,16 +116,16 @@ Change Core::change_names(const NamesChange& names) {
                            O_PATH | O_NOFOLLOW));
   auto& part = state.parts.back();
   const auto source = sources_.find(names.victim, &part.seen);
-  if (source == nullptr || !any_needed(part.seen)) return change;
-  change.error_ = -keep_in_limbo(names.victim, source, part.seen, state.victim.get());
+  if (!source || !any_needed(part.seen)) return change;
+  change.error_ = -keep_in_limbo(*source, part.seen, state.victim.get());
   return change;
 }
 
-int Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
-                        const Attachments& attachments, int fd) {
+int Core::keep_in_limbo(const Source& source, const Attachments& attachments, int fd) {
+  const SourceId id = source.id;
   {
-    const std::lock_guard lock(source->limbo_mutex);
-    if (source->in_limbo) return 0;
+    const Claims::Holder claim(source.limbo, kAll);
+    if (sources_.in_limbo(id)) return 0;
     int e = fd < 0 ? fd : 0;
     if (e == 0) e = open_limbo();
     const std::string name = limbo_name(id);
@@ -138,43 +140,32 @@ int Core::keep_in_limbo(SourceId id, const std::shared_ptr<Source>& source,
       if (e < 0) disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
     }
     if (e == 0) {
-      source->in_limbo = true;
       Attachments still;
-      if (sources_.find(id, &still) != source) {
-        // Drained and detached meanwhile.
+      if (sources_.find(id, &still))
+        sources_.set_in_limbo(id, true);
+      else  // drained and detached meanwhile
         disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
-        source->in_limbo = false;
-      }
       return 0;
     }
   }
   // No hidden name can be made (no hard links there, or too many): copy all of it first.
-  return save_before_write(source, attachments, -1, {0, kMaxFileSize});
+  return save_before_write(source, attachments, -1, kAll);
 }
 
-int Core::open_limbo() { return open_hidden("limbo", &limbo_dir_); }
-
-// A directory of ours in the volume.
-int Core::open_hidden(const char* name, Fd* fd) {
+int Core::open_limbo() {
   const std::lock_guard lock(limbo_mutex_);
-  if (*fd) return 0;
-  int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
-  if (e < 0 && e != -EEXIST) return e;
-  const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
-                                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  if (!hidden) return hidden.get();
-  e = disk_.mkdir(hidden.get(), name, 0700);
-  if (e == 0) e = disk_.sync(hidden.get());
-  if (e < 0 && e != -EEXIST) return e;
-  *fd = Fd(disk_, disk_.open(hidden.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-  return *fd ? 0 : fd->get();
+  if (!limbo_dir_) limbo_dir_ = open_in_hidden("limbo", Missing::kIsMade);
+  return limbo_dir_ ? 0 : limbo_dir_.get();
 }
 
-void Core::release_limbo(SourceId id, const std::shared_ptr<Source>& source) {
-  const std::lock_guard lock(source->limbo_mutex);
-  if (!source->in_limbo) return;
-  disk_.unlink(limbo_dir_.get(), limbo_name(id).c_str(), 0);
-  source->in_limbo = false;
+// Nobody was attached to SOURCE any more.
+void Core::release_limbo(const Source& source) {
+  const Claims::Holder claim(source.limbo, kAll);
+  Attachments attachments;
+  // Somebody came meanwhile: it is released when he goes.
+  if (!sources_.in_limbo(source.id) || sources_.find(source.id, &attachments)) return;
+  disk_.unlink(limbo_dir_.get(), limbo_name(source.id).c_str(), 0);
+  sources_.set_in_limbo(source.id, false);
 }
 
 // Which of the hidden names nobody needs any more (after a restart), and which stand. Makes the hidden
@@ -184,9 +175,9 @@ void Core::sweep_limbo() {
   std::vector<std::string> unused;
   disk_.list(limbo_dir_.get(), [&](const Disk::Entry& e) {
     Attachments attachments;
-    const auto source = sources_.find(e.ino, &attachments);
-    if (source != nullptr && any_needed(attachments) && e.name == limbo_name(e.ino))
-      source->in_limbo = true;
+    if (sources_.find(e.ino, &attachments) && any_needed(attachments) &&
+        e.name == limbo_name(e.ino))
+      sources_.set_in_limbo(e.ino, true);
     else
       unused.push_back(e.name);
     return true;
@@ -214,7 +205,7 @@ void Core::end_change(ChangeState& state) {
     struct stat st{};
     Attachments attachments;
     if (disk_.stat(state.victim.get(), "", &st) == 0 && st.st_nlink == 0 &&
-        sources_.find(state.victim_id, &attachments) != nullptr) {
+        sources_.find(state.victim_id, &attachments)) {
       // Its number may be given to another file once the last descriptor is closed.
       for (const auto& a : *attachments) {
         if (!a.session->before_activation()) continue;

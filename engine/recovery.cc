@@ -34,7 +34,7 @@ Core::~Core() {
   for (auto& [name, s] : sessions_) stop_worker(*s);
   // Sessions refer to objects that refer to descriptors: before the disk goes.
   for (auto& [name, s] : sessions_)
-    for (auto& o : s->objects) sources_.detach(o.source_id, &o);
+    for (auto& o : s->objects) sources_.detach(o);
   sessions_.clear();
 }
 
@@ -72,12 +72,12 @@ Status Core::open_source() {
 // The mark of mounts without clones: "" where there is none and none can be made, or another one with
 // REPLACE. It is overwritten in place, which needs no room.
 Result<std::string> Core::mark(bool replace) {
-  int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
-  if (e < 0 && e != -EEXIST && e != -EROFS) return Error::from_errno(e, "cannot make .clonefs");
-  const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
-                                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  const auto hidden = open_hidden();
+  // A volume that cannot be written to does not change either.
+  if (!hidden && hidden.error().code == EROFS) return std::string();
+  if (!hidden) return hidden.error();
   const std::string what = options_.source_name + "/.clonefs/" + kMark;
-  Fd file(disk_, hidden ? disk_.open(hidden.get(), kMark, O_RDONLY | O_NOFOLLOW) : hidden.get());
+  Fd file(disk_, disk_.open(hidden->get(), kMark, O_RDONLY | O_NOFOLLOW));
   std::string text(kMarkSize, '\0');
   if (file && !replace) {
     const ssize_t n = disk_.pread_full(file.get(), text.data(), kMarkSize, 0);
@@ -86,14 +86,12 @@ Result<std::string> Core::mark(bool replace) {
   } else if (!file && file.get() != -ENOENT) {
     return Error::from_errno(file.get(), "cannot read " + what);
   }
-  // A volume that cannot be written to does not change either.
-  if (!hidden) return std::string();
-  file = Fd(disk_, disk_.open(hidden.get(), kMark, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  file = Fd(disk_, disk_.open(hidden->get(), kMark, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   if (file.get() == -EROFS) return std::string();
   text = new_mark();
-  e = file ? disk_.pwrite_full(file.get(), text.data(), kMarkSize, 0) : file.get();
+  int e = file ? disk_.pwrite_full(file.get(), text.data(), kMarkSize, 0) : file.get();
   if (e == 0) e = disk_.sync(file.get());
-  if (e == 0) e = disk_.sync(hidden.get());
+  if (e == 0) e = disk_.sync(hidden->get());
   if (e < 0) return Error::from_errno(e, "cannot write " + what);
   return text;
 }
@@ -103,20 +101,13 @@ Status Core::open_pool() {
   if (const int e = disk_.stat(source_dir_.get(), "", &root); e < 0)
     return Error::from_errno(e, "cannot read " + options_.source_name);
   if (options_.pool.empty()) {
-    int e = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
-    if (e < 0 && e != -EEXIST)
-      return Error::from_errno(e, "cannot make .clonefs in " + options_.source_name +
-                                      "; name another place with --pool");
-    const Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs",
-                                      O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    const auto hidden = open_hidden();
     if (!hidden)
-      return Error::from_errno(hidden.get(), "cannot open .clonefs in " + options_.source_name);
-    if (auto status = make_private(hidden.get(), options_.source_name + "/.clonefs"); !status)
-      return status;
-    e = disk_.mkdir(hidden.get(), "pool", 0700);
+      return Error{hidden.error().code, hidden.error().message + "; or name another place with --pool"};
+    const int e = disk_.mkdir(hidden->get(), "pool", 0700);
     if (e < 0 && e != -EEXIST)
       return Error::from_errno(e, "cannot make the pool in " + options_.source_name + "/.clonefs");
-    pool_dir_ = Fd(disk_, disk_.open(hidden.get(), "pool", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    pool_dir_ = Fd(disk_, disk_.open(hidden->get(), "pool", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   } else {
     const int e = disk_.mkdir(AT_FDCWD, options_.pool.c_str(), 0700);
     if (e < 0 && e != -EEXIST) return Error::from_errno(e, "cannot make the pool " + options_.pool);
@@ -182,12 +173,36 @@ Status Core::make_private(int dir, const std::string& name) {
     return Error{EPERM, name + " belongs to user " + std::to_string(st.st_uid) +
                             ", who could write to files through clonefs that only user " +
                             std::to_string(::geteuid()) +
-                            " may write to; mount as that user, remove it, or name another place "
-                            "with --pool"};
+                            " may write to; mount as that user, or remove it"};
   if ((st.st_mode & 077) == 0) return {};
   if (const int e = disk_.chmod(dir, 0700); e < 0)
     return Error::from_errno(e, "cannot keep others out of " + name);
   return {};
+}
+
+// The volume's .clonefs, made when it is missing. EROFS: it is, and cannot be made.
+Result<Fd> Core::open_hidden() {
+  const std::string name = options_.source_name + "/.clonefs";
+  const int made = disk_.mkdir(source_dir_.get(), ".clonefs", 0700);
+  if (made < 0 && made != -EEXIST && made != -EROFS)
+    return Error::from_errno(made, "cannot make " + name);
+  Fd hidden(disk_, disk_.open(source_dir_.get(), ".clonefs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (!hidden)
+    return Error::from_errno(made == -EROFS ? made : hidden.get(), "cannot open " + name);
+  if (auto status = make_private(hidden.get(), name); !status) return status.error();
+  return hidden;
+}
+
+// A directory in there; a new one is durable. Or -errno.
+Fd Core::open_in_hidden(const char* name, Missing missing) {
+  const auto hidden = open_hidden();
+  if (!hidden) return Fd(disk_, -hidden.error().code);
+  if (missing == Missing::kIsMade) {
+    int e = disk_.mkdir(hidden->get(), name, 0700);
+    if (e == 0) e = disk_.sync(hidden->get());
+    if (e < 0 && e != -EEXIST) return Fd(disk_, e);
+  }
+  return Fd(disk_, disk_.open(hidden->get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
 }
 
 // Whether the directory behind FD lies in TOP, at any depth, or is it.
@@ -466,31 +481,31 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
   std::vector<std::pair<uint64_t, uint64_t>> regions;
   std::vector<uint32_t> parents;  // of each object
   std::unordered_map<uint32_t, Object*> by_id;
+  std::unordered_set<SourceId> sources;
   auto status = catalog_->objects(s.id, [&](ObjectRow r) -> Status {
     if (auto ok = check_object(r); !ok) return ok;
-    if (r.id < s.next_object_id || s.by_pool_ino.contains(r.pool_ino) ||
-        s.by_source.contains(r.source_id))
+    if (r.id < s.next_object_id || s.by_pool_ino.find(r.pool_ino) != nullptr ||
+        !sources.insert(r.source_id).second)
       return Error{EUCLEAN, "its members in the catalog are damaged: one is there twice"};
     Object& o = s.objects.emplace_back();
     o.id = r.id;
     s.next_object_id = o.id + 1;
     by_id[o.id] = &o;
     parents.push_back(r.parent);
-    o.type = r.type & S_IFMT;
+    o.type = static_cast<uint16_t>(r.type & S_IFMT);
     o.changed = r.changed;
     o.altered = r.altered ? Object::kRecorded : Object::kNot;
     o.finished = r.finished;
     o.source_id = r.source_id;
-    o.source = FileRef::from_handle(std::move(r.source_handle));
+    o.source = FileRef::from_handle(r.source_handle);
     o.pool_ino = r.pool_ino;
-    o.clone = FileRef::from_handle(std::move(r.pool_handle));
+    o.clone = FileRef::from_handle(r.pool_handle);
     o.size = r.size;
     o.atime = r.atime;
     o.mtime = r.mtime;
     o.ctime = r.ctime;
-    o.capability = std::move(r.capability);
-    s.by_pool_ino[o.pool_ino] = &o;
-    s.by_source[o.source_id] = &o;
+    if (!r.capability.empty()) o.capability = std::make_unique<std::string>(r.capability);
+    s.by_pool_ino.add(o);
     s.counters.objects.fetch_add(1);
     if (o.is_regular()) s.counters.files.fetch_add(1);
     if (r.column_base < 0) return {};
@@ -533,7 +548,7 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
       if (e < 0) return Error::from_errno(e, "cannot write its track table");
     }
     region_end = std::max(region_end, column->base + column->capacity);
-    column->bits = std::make_unique<std::atomic<TrackBits>[]>(r.column_count);
+    column->bits.make(r.column_count);
     auto& c = s.counters;
     const uint64_t track = s.track_size.bytes();
     for (uint64_t t = 0; t < r.column_count; ++t) {
@@ -602,10 +617,11 @@ Status Core::keep_to_tree(Session& s, int tree) {
 }
 
 int Core::list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers) {
-  std::vector<Fd> dirs;
-  dirs.emplace_back(disk_, disk_.open(tree, ".", O_RDONLY | O_DIRECTORY));
+  // A directory may have more of them in it than there are descriptors.
+  std::vector<FileRef> dirs(1);
+  if (const int e = FileRef::of(pool_space_, tree, &dirs[0]); e < 0) return e;
   while (!dirs.empty()) {
-    const Fd dir = std::move(dirs.back());
+    const Fd dir = dirs.back().open(pool_space_, O_RDONLY | O_DIRECTORY);
     dirs.pop_back();
     struct stat st{};
     int e = dir ? disk_.stat(dir.get(), "", &st) : dir.get();
@@ -624,11 +640,11 @@ int Core::list_numbers(int tree, bool each, std::unordered_set<uint64_t>& number
         if (e = disk_.stat(dir.get(), name.c_str(), &st); e < 0) return e;
         numbers.insert(st.st_ino);
       }
-      Fd inner(disk_, disk_.open(dir.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-      if (inner)
-        dirs.push_back(std::move(inner));
-      else if (inner.get() != -ENOTDIR && inner.get() != -ELOOP)
-        return inner.get();
+      const Fd inner(disk_, disk_.open(dir.get(), name.c_str(),
+                                       O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+      if (!inner && inner.get() != -ENOTDIR && inner.get() != -ELOOP) return inner.get();
+      if (!inner) continue;
+      if (e = FileRef::of(pool_space_, inner.get(), &dirs.emplace_back()); e < 0) return e;
     }
   }
   return 0;
@@ -675,7 +691,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     for (auto& o : s->objects) {
       if (o.gone) continue;
       if (end.power_cut() && !o.changed) o.finished = false;
-      if (!o.finished) sources_.attach(o.source_id, s, &o);
+      if (!o.finished) sources_.attach(s, o);
       if (!end.clean) {
         if (auto status = clear_pending(*s, o); !status) return status;
       }
@@ -704,13 +720,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
 
   // Created, Precopy: the source may have changed in any way. All is looked at again; bits are
   // trusted where the source is what it was when they were written down.
-  for (const auto& path : s->paths) {
-    const auto names = names_along(path);
-    if (!names) return names.error();
-    PathNode* node = &s->root_filter;
-    for (const auto& name : *names) node = &node->children[name];
-    node->whole = true;
-  }
+  if (auto status = select_paths(s->paths, &s->root_filter); !status) return status;
   std::unordered_map<uint32_t, SourceMark> checked;
   if (!end.clean) {
     auto marks = catalog_->marks(s->id);
@@ -729,7 +739,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       drop_object(*s, o);
       continue;
     }
-    sources_.attach(o.source_id, s, &o);
+    sources_.attach(s, o);
     if (!o.is_regular()) continue;
     // As it was when the bits were written down? After a power cut no ctime tells it: what a program
     // synced with fdatasync just before is there, the ctime that goes with it need not be.
@@ -894,9 +904,9 @@ Status Core::set_filters(Session& s, int dir, const PathNode& node) {
     struct stat st{};
     const int e = fd ? disk_.stat(fd.get(), "", &st) : fd.get();
     if (e < 0) return Error::from_errno(e, "cannot read " + name + " in the pool");
-    const auto it = s.by_pool_ino.find(st.st_ino);
-    if (it == s.by_pool_ino.end()) continue;
-    it->second->filter = &child;
+    Object* o = s.by_pool_ino.find(st.st_ino);
+    if (o == nullptr) continue;
+    o->filter = &child;
     if (auto status = set_filters(s, fd.get(), child); !status) return status;
   }
   return {};
@@ -907,13 +917,15 @@ Status Core::find_pins(Session& s, int tree) {
   int e = 0;
   if (!pool_space_.by_handle)
     e = pin_tree(tree, pool_device_, [&](int fd, uint64_t ino) {
-      const auto it = s.by_pool_ino.find(ino);
-      return it == s.by_pool_ino.end() ? 0 : it->second->clone.pin(pool_space_, fd);
+      Object* o = s.by_pool_ino.find(ino);
+      return o == nullptr ? 0 : o->clone.pin(pool_space_, fd);
     });
+  std::unordered_map<SourceId, Object*> by_source;
+  for (auto& o : s.objects) by_source[o.source_id] = &o;
   if (e == 0 && !source_space_.by_handle)
     e = pin_tree(source_dir_.get(), device_, [&](int fd, uint64_t ino) {
-      const auto it = s.by_source.find(ino);
-      return it == s.by_source.end() ? 0 : it->second->source.pin(source_space_, fd);
+      const auto it = by_source.find(ino);
+      return it == by_source.end() ? 0 : it->second->source.pin(source_space_, fd);
     });
   if (e < 0) return Error::from_errno(e, "cannot find its members");
   return {};

@@ -54,10 +54,10 @@ ObjectRow Core::row_of(Session& s, Object& o) {
   r.ctime = o.ctime;
   if (o.column != nullptr) {
     r.column_base = static_cast<int64_t>(o.column->base);
-    r.column_count = std::max(o.column->count, o.column->digests);
+    r.column_count = std::max<uint64_t>(o.column->count, o.column->digests);
     r.column_capacity = o.column->capacity;
   }
-  r.capability = o.capability;
+  if (o.capability != nullptr) r.capability = *o.capability;
   r.altered = o.altered != Object::kNot;
   return r;
 }
@@ -69,7 +69,7 @@ Status Core::put_rows(Session& s, Catalog::Batch& batch) {
     const std::lock_guard lock(s.rows_mutex);
     for (Object* o : s.dirty_rows) o->row_dirty = false;
     rows.insert(rows.end(), s.dirty_rows.begin(), s.dirty_rows.end());
-    s.dirty_rows.clear();
+    s.dirty_rows = {};
     dropped.insert(dropped.end(), s.dropped_rows.begin(), s.dropped_rows.end());
     s.dropped_rows.clear();
   }
@@ -87,8 +87,8 @@ Status Core::put_rows(Session& s, Catalog::Batch& batch) {
 }
 
 void Core::rows_written(Session& s) {
-  s.rows_in_batch.clear();
-  s.dropped_in_batch.clear();
+  s.rows_in_batch = {};
+  s.dropped_in_batch = {};
 }
 
 Status Core::flush_rows(Session& s) {

@@ -33,6 +33,7 @@
 #include "engine/digest_file.h"
 #include "engine/engine.h"
 #include "engine/file_ref.h"
+#include "engine/object_index.h"
 #include "engine/track_file.h"
 #include "extents/track_bits.h"
 
@@ -44,38 +45,79 @@ struct PathNode {
   bool whole = false;  // selected: everything beneath
   std::map<std::string, PathNode> children;
 };
+// Adds PATHS to ROOT. EINVAL, ENAMETOOLONG: as names_along() (engine/row_rules.h).
+Status select_paths(const std::vector<std::string>& paths, PathNode* root);
 
-// The bits of one regular file in one session.
+// The bits of a file's tracks; those of a small file lie in place.
+class BitArray {
+ public:
+  void make(uint64_t count) {
+    if (count > sizeof near_) far_ = std::make_unique<std::atomic<TrackBits>[]>(count);
+  }
+  std::atomic<TrackBits>& operator[](uint64_t i) { return far_ == nullptr ? near_[i] : far_[i]; }
+  const std::atomic<TrackBits>& operator[](uint64_t i) const {
+    return far_ == nullptr ? near_[i] : far_[i];
+  }
+
+ private:
+  std::atomic<TrackBits> near_[8] = {};
+  std::unique_ptr<std::atomic<TrackBits>[]> far_;
+};
+
+// The bits of one regular file in one session. There may be millions of these and of Object: a byte
+// here is megabytes there.
 struct Column {
-  uint64_t base = 0;      // its region in the track file
-  uint64_t capacity = 0;  // tracks in the region
-  uint64_t count = 0;     // tracks that the file has
+  uint64_t base = 0;            // its region in the track file
+  uint64_t capacity : 32 = 0;   // tracks in the region
+  uint64_t count : 32 = 0;      // tracks that the file has
   // Tracks that have a digest: COUNT, and after TERMINATE, when there are no bits any more, what
   // that was.
-  uint64_t digests = 0;
-  std::unique_ptr<std::atomic<TrackBits>[]> bits;
+  uint64_t digests : 32 = 0;
+  BitArray bits;
 
   TrackBits at(uint64_t track) const {
     return track < count ? bits[track].load(std::memory_order_acquire) : kOutside;
   }
 };
 
+// A timespec in 12 bytes.
+class ShortTime {
+ public:
+  ShortTime() = default;
+  ShortTime(const timespec& t)  // NOLINT: as one
+      : low_(static_cast<uint32_t>(t.tv_sec)),
+        high_(static_cast<int32_t>(t.tv_sec >> 32)),
+        nanoseconds_(static_cast<int32_t>(t.tv_nsec)) {}
+  operator timespec() const {  // NOLINT
+    return {static_cast<time_t>(static_cast<uint64_t>(high_) << 32 | low_), nanoseconds_};
+  }
+
+ private:
+  uint32_t low_ = 0;
+  int32_t high_ = 0;
+  int32_t nanoseconds_ = 0;
+};
+
+struct Session;
+
 struct Object {
   uint32_t id = 0;
-  std::atomic<Object*> parent{nullptr};  // the directory in which it was put last
-  mode_t type = 0;  // S_IFMT bits
-  SourceId source_id = 0;
+  uint16_t type = 0;  // S_IFMT bits
   FileRef source;
   FileRef clone;
+  SourceId source_id = 0;
   uint64_t pool_ino = 0;
+  Session* session = nullptr;            // while it is attached (SourceMap)
+  std::atomic<Object*> parent{nullptr};  // the directory in which it was put last
   // Of the source, as last brought up to date: what the clone shows. Guarded by the work mutex
   // before activation, by object_lock after.
   uint64_t size = 0;
-  timespec atime{}, mtime{}, ctime{};
-  timespec finished_at{};  // ctime of the pool's file when its times were set
+  ShortTime atime, mtime, ctime;
+  ShortTime finished_at;  // ctime of the pool's file when its times were set
   std::unique_ptr<Column> column;  // regular files
   const PathNode* filter = nullptr;  // directories: which names; nullptr: all
-  std::string capability;            // security.capability: a write to the file takes it away
+  // security.capability: a write to the file takes it away. Few have it.
+  std::unique_ptr<std::string> capability;
 
   std::atomic<uint32_t> pending{0};     // tracks pending
   std::atomic<uint32_t> unsaved{0};     // tracks of which is_unsaved is true
@@ -142,10 +184,9 @@ struct Session : std::enable_shared_from_this<Session> {
   Counters counters;
 
   std::mutex work_mutex;
-  std::unordered_map<SourceId, Object*> by_source;  // guarded by work_mutex
 
   mutable std::shared_mutex index_mutex;
-  std::unordered_map<uint64_t, Object*> by_pool_ino;  // guarded by index_mutex
+  ObjectIndex<Object, &Object::pool_ino> by_pool_ino;  // guarded by index_mutex
 
   std::mutex dirty_mutex;
   std::unordered_map<Object*, DirtyNames> dirty_names;

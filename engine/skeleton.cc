@@ -21,12 +21,24 @@ namespace clonefs::detail {
 namespace {
 
 constexpr const char* kHidden = ".clonefs";
+constexpr uint32_t kSayEvery = 100'000;  // objects, while CREATE goes on
 
 Error cannot(const std::string& what, const std::string& path, int e) {
   return Error::from_errno(e, "cannot " + what + " " + path);
 }
 
 }  // namespace
+
+Status select_paths(const std::vector<std::string>& paths, PathNode* root) {
+  for (const auto& path : paths) {
+    const auto names = names_along(path);
+    if (!names) return names.error();
+    PathNode* node = root;
+    for (const auto& name : *names) node = &node->children[name];
+    node->whole = true;
+  }
+  return {};
+}
 
 struct Core::SyncPass {
   struct Missing {
@@ -94,13 +106,12 @@ Status Core::make_root(const SessionPtr& s) {
   root.pool_ino = st.st_ino;
   if (const int e = FileRef::of(pool_space_, made.get(), &root.clone); e < 0)
     return cannot("refer to the clone's directory of", s->name, e);
-  s->by_source[root.source_id] = &root;
   {
     const std::unique_lock lock(s->index_mutex);
-    s->by_pool_ino[root.pool_ino] = &root;
+    s->by_pool_ino.add(root);
   }
   s->counters.objects.fetch_add(1);
-  sources_.attach(root.source_id, s, &root);
+  sources_.attach(s, root);
   row_changed(*s, root);
   mark_name(*s, root, "");
   return {};
@@ -225,12 +236,10 @@ Status Core::sync_names(const SessionPtr& s, SyncPass& pass, Object& dir,
       continue;
     }
     if (e == 0) {
-      const std::string place = std::to_string(stage_counter_.fetch_add(1));
-      if (const int r = disk_.rename(clone.get(), name.c_str(), stage_dir_.get(), place.c_str(), 0);
-          r < 0)
-        return cannot("move aside in the pool", name, r);
-      s->stage.push_back(place);
-      if (present != nullptr && present->is_directory()) s->staged_directories[present] = place;
+      const auto place = move_to_stage(clone.get(), name);
+      if (!place) return place.error();
+      if (!place->empty()) s->stage.push_back(*place);
+      if (present != nullptr && present->is_directory()) s->staged_directories[present] = *place;
       mark_for(pass, dir);
     }
     if (exists) missing.names.push_back(name);
@@ -281,15 +290,14 @@ void Core::set_filter(Session& s, const Object& dir, const std::string& name, Ob
 
 // The object that the session knows behind FD, if it is the same and not another with its number.
 Object* Core::known(Session& s, int fd, const struct stat& st) const {
-  const auto it = s.by_source.find(st.st_ino);
-  if (it == s.by_source.end() || it->second->gone) return nullptr;
-  Object* o = it->second;
-  if (o->type != (st.st_mode & S_IFMT)) return nullptr;
+  const auto same_type = [&](const Object& o) { return o.type == (st.st_mode & S_IFMT); };
+  if (sources_.object_of(s, st.st_ino, same_type) == nullptr) return nullptr;
   std::string handle;
-  if (!o->source.handle().empty() && disk_.handle_of(fd, &handle) == 0 &&
-      handle != o->source.handle())
-    return nullptr;
-  return o;
+  const bool has_handle = disk_.handle_of(fd, &handle) == 0;
+  return sources_.object_of(s, st.st_ino, [&](const Object& o) {
+    return same_type(o) &&
+           (!has_handle || o.source.handle().empty() || o.source.handle() == handle);
+  });
 }
 
 // The same for an object in the pool: after a power cut its number may be another's.
@@ -297,9 +305,8 @@ Object* Core::known_in_pool(Session& s, int fd, const struct stat& st) const {
   Object* o = nullptr;
   {
     const std::shared_lock lock(s.index_mutex);
-    const auto it = s.by_pool_ino.find(st.st_ino);
-    if (it == s.by_pool_ino.end()) return nullptr;
-    o = it->second;
+    o = s.by_pool_ino.find(st.st_ino);
+    if (o == nullptr) return nullptr;
   }
   std::string handle;
   if (!o->clone.handle().empty() && disk_.handle_of(fd, &handle) == 0 &&
@@ -401,7 +408,7 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
     return Error{EOVERFLOW, "the session has seen more files than it can number; create it again"};
   Object& o = s->objects.emplace_back();
   o.id = s->next_object_id++;
-  o.type = type;
+  o.type = static_cast<uint16_t>(type);
   o.source_id = st.st_ino;
   o.pool_ino = there.st_ino;
   e = FileRef::of(source_space_, source_fd, &o.source);
@@ -410,103 +417,122 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
     o.gone = true;
     return cannot("refer to", name, e);
   }
-  s->by_source[o.source_id] = &o;
   {
     const std::unique_lock lock(s->index_mutex);
-    s->by_pool_ino[o.pool_ino] = &o;
+    // Of one that is in the pool no more: its number is another's now.
+    if (const Object* old = s->by_pool_ino.find(o.pool_ino)) s->by_pool_ino.remove(*old);
+    s->by_pool_ino.add(o);
   }
   s->counters.objects.fetch_add(1);
   if (o.is_regular()) s->counters.files.fetch_add(1);
   // From here on each change of it is seen; what it is like is looked at after this.
-  sources_.attach(o.source_id, s, &o);
+  sources_.attach(s, o);
   row_changed(*s, o);
+  if (s->building && s->next_object_id % kSayEvery == 0)
+    events_.add("creating " + s->name + ": " + std::to_string(s->next_object_id) + " files so far");
   return &o;
 }
 
 // Phase 3.
 Status Core::clear_stage(Session& s) {
-  for (; !s.stage.empty(); s.stage.pop_back()) {
-    if (auto status = remove_staged(s, stage_dir_.get(), s.stage.back()); !status) return status;
-  }
-  s.staged_directories.clear();
-  return {};
-}
-
-Status Core::remove_staged(Session& s, int dir, const std::string& name) {
-  struct stat st{};
-  if (const int e = disk_.stat(dir, name.c_str(), &st); e < 0)
-    return e == -ENOENT ? Status() : cannot("read in the pool", name, e);
-  Object* o = nullptr;
-  {
-    const std::shared_lock lock(s.index_mutex);
-    const auto it = s.by_pool_ino.find(st.st_ino);
-    if (it != s.by_pool_ino.end()) o = it->second;
-  }
-  if (S_ISDIR(st.st_mode)) {
-    Fd inner(disk_, disk_.open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    if (!inner && o != nullptr) inner = open_clone(*o, O_RDONLY | O_DIRECTORY);
-    if (!inner) return cannot("open in the pool", name, inner.get());
-    std::vector<std::string> names;
-    const int e = disk_.list(inner.get(), [&](const Disk::Entry& entry) {
-      names.push_back(entry.name);
-      return true;
-    });
-    if (e < 0) return cannot("list in the pool", name, e);
-    if (!names.empty() && (st.st_mode & 0700) != 0700)
-      disk_.chmod(inner.get(), (st.st_mode & 07777) | 0700);
-    for (const auto& n : names) {
-      if (auto status = remove_staged(s, inner.get(), n); !status) return status;
+  auto status = empty_stage(s.stage, [&](const struct stat& st) {
+    Object* o = nullptr;
+    {
+      const std::shared_lock lock(s.index_mutex);
+      o = s.by_pool_ino.find(st.st_ino);
     }
-  }
-  if (const int e = disk_.unlink(dir, name.c_str(), S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0); e < 0)
-    return cannot("remove in the pool", name, e);
-  if (o != nullptr) {
+    if (o == nullptr) return;
     if (S_ISDIR(st.st_mode) || st.st_nlink == 1)
       drop_object(s, *o);
     else
       mark_object(s, *o);
+  });
+  if (status) s.staged_directories.clear();
+  return status;
+}
+
+// Moves DIR/NAME to the stage. Without privilege a directory whose mode forbids its owner to write
+// cannot be moved (nor emptied): it gets what is needed. The new name; "": it was not there.
+Result<std::string> Core::move_to_stage(int dir, const std::string& name) {
+  struct stat st{};
+  int e = disk_.stat(dir, name.c_str(), &st);
+  if (e == 0 && S_ISDIR(st.st_mode) && (st.st_mode & 0700) != 0700) {
+    const Fd fd(disk_, disk_.open(dir, name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW));
+    e = fd ? disk_.chmod(fd.get(), (st.st_mode & 07777) | 0700) : fd.get();
+  }
+  std::string place;
+  // What an earlier start left there may have the name.
+  do {
+    if (e < 0 && e != -EEXIST) break;
+    place = std::to_string(stage_counter_.fetch_add(1));
+    e = disk_.rename(dir, name.c_str(), stage_dir_.get(), place.c_str(), RENAME_NOREPLACE);
+  } while (e == -EEXIST);
+  if (e == -ENOENT) return std::string();
+  if (e < 0) return cannot("move aside in the pool", name, e);
+  return place;
+}
+
+// Removes from the stage what PLACES names, and all beneath it: directories found in one are moved to
+// the stage themselves, so it takes two descriptors however deep the tree is. REMOVED gets what each
+// was just before. After an error PLACES names what is left.
+Status Core::empty_stage(std::vector<std::string>& places,
+                         const std::function<void(const struct stat&)>& removed) {
+  const int stage = stage_dir_.get();
+  while (!places.empty()) {
+    const size_t at = places.size() - 1;
+    const std::string place = places[at];
+    struct stat st{};
+    int e = disk_.stat(stage, place.c_str(), &st);
+    if (e < 0 && e != -ENOENT) return cannot("read in the pool", place, e);
+    const bool there = e == 0;
+    if (there && S_ISDIR(st.st_mode)) {
+      const Fd dir(disk_, disk_.open(stage, place.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+      if (!dir) return cannot("open in the pool", place, dir.get());
+      std::vector<std::string> names;
+      e = disk_.list(dir.get(), [&](const Disk::Entry& entry) {
+        names.push_back(entry.name);
+        return true;
+      });
+      if (e < 0) return cannot("list in the pool", place, e);
+      for (const auto& name : names) {
+        struct stat inner{};
+        e = disk_.stat(dir.get(), name.c_str(), &inner);
+        if (e == 0 && S_ISDIR(inner.st_mode)) {
+          auto moved = move_to_stage(dir.get(), name);
+          if (!moved) return moved.error();
+          if (!moved->empty()) places.push_back(std::move(*moved));
+          continue;
+        }
+        if (e == 0) e = disk_.unlink(dir.get(), name.c_str(), 0);
+        if (e < 0 && e != -ENOENT) return cannot("remove in the pool", name, e);
+        if (e == 0) removed(inner);
+      }
+    }
+    if (there) {
+      e = disk_.unlink(stage, place.c_str(), S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0);
+      if (e < 0 && e != -ENOENT) return cannot("remove in the pool", place, e);
+      removed(st);
+    }
+    places.erase(places.begin() + static_cast<std::ptrdiff_t>(at));
   }
   return {};
 }
 
 // Removes DIR/NAME and all beneath it: no objects are looked at.
 Status Core::remove_tree(int dir, const std::string& name) {
-  struct stat st{};
-  if (const int e = disk_.stat(dir, name.c_str(), &st); e < 0)
-    return e == -ENOENT ? Status() : cannot("read in the pool", name, e);
-  if (S_ISDIR(st.st_mode)) {
-    Fd inner(disk_, disk_.open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    if (inner.get() == -EACCES || (inner && (st.st_mode & 0700) != 0700)) {
-      const Fd path(disk_, disk_.open(dir, name.c_str(), O_PATH | O_NOFOLLOW));
-      disk_.chmod(path.get(), 0700);
-      inner = Fd(disk_, disk_.open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    }
-    if (!inner) return cannot("open in the pool", name, inner.get());
-    std::vector<std::string> names;
-    const int e = disk_.list(inner.get(), [&](const Disk::Entry& entry) {
-      names.push_back(entry.name);
-      return true;
-    });
-    if (e < 0) return cannot("list in the pool", name, e);
-    for (const auto& n : names) {
-      if (auto status = remove_tree(inner.get(), n); !status) return status;
-    }
-  }
-  if (const int e = disk_.unlink(dir, name.c_str(), S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0);
-      e < 0 && e != -ENOENT)
-    return cannot("remove in the pool", name, e);
-  return {};
+  auto place = move_to_stage(dir, name);
+  if (!place) return place.error();
+  std::vector<std::string> places;
+  if (!place->empty()) places.push_back(std::move(*place));
+  return empty_stage(places, [](const struct stat&) {});
 }
 
 void Core::drop_object(Session& s, Object& o) {
   o.gone = true;
   detach(s, o);
-  if (const auto it = s.by_source.find(o.source_id); it != s.by_source.end() && it->second == &o)
-    s.by_source.erase(it);
   {
     const std::unique_lock lock(s.index_mutex);
-    const auto it = s.by_pool_ino.find(o.pool_ino);
-    if (it != s.by_pool_ino.end() && it->second == &o) s.by_pool_ino.erase(it);
+    s.by_pool_ino.remove(o);
   }
   if (o.column != nullptr) leave_tracks(s, o, 0);
   s.counters.objects.fetch_sub(1);
@@ -582,13 +608,13 @@ Status Core::sync_xattrs(Object& o, int source_fd, int clone_fd) {
     const int e = disk_.remove_xattr(clone_fd, name);
     if (e < 0 && e != -ENODATA && !unsupported(e)) return Error::from_errno(e, name);
   }
-  o.capability.clear();
+  o.capability.reset();
   for (size_t at = 0; at < theirs.size(); at += std::strlen(theirs.c_str() + at) + 1) {
     const char* name = theirs.c_str() + at;
     n = disk_.get_xattr(source_fd, name, &value);
     if (n == -ENODATA || unsupported(n)) continue;
     if (n < 0) return Error::from_errno(static_cast<int>(n), name);
-    if (std::string_view(name) == kCapability) o.capability = value;
+    if (std::string_view(name) == kCapability) o.capability = std::make_unique<std::string>(value);
     if (contains(ours, name) && disk_.get_xattr(clone_fd, name, &have) >= 0 && have == value)
       continue;
     const int e = disk_.set_xattr(clone_fd, name, value);
@@ -718,7 +744,7 @@ Status Core::each_data(int fd, uint64_t from, uint64_t size,
 Status Core::grow_column(Session& s, Object& o, uint64_t count) {
   auto column = std::make_unique<Column>();
   column->count = count;
-  column->bits = std::make_unique<std::atomic<TrackBits>[]>(count);
+  column->bits.make(count);
   const bool fresh = o.column == nullptr || o.column->capacity == 0;
   if (!fresh && o.column->capacity >= count) {
     column->capacity = o.column->capacity;
@@ -727,7 +753,7 @@ Status Core::grow_column(Session& s, Object& o, uint64_t count) {
     column->capacity = fresh ? count : count + count / 2;
     column->base = s.track_file.allot(column->capacity);
   }
-  const uint64_t old = o.column == nullptr ? 0 : std::min(o.column->count, count);
+  const uint64_t old = o.column == nullptr ? 0 : std::min<uint64_t>(o.column->count, count);
   if (auto status = move_digests(s, o, *column, old); !status) return status;
   {
     const std::lock_guard lock(s.object_lock(o));

@@ -11,8 +11,10 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <shared_mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "engine/session.h"
@@ -27,10 +29,9 @@ using Attachments = std::shared_ptr<const std::vector<Attachment>>;
 
 // One object of the volume that is a member.
 struct Source {
-  Claims claims;
-  std::mutex limbo_mutex;
-  bool in_limbo = false;    // the hidden link exists; guarded by limbo_mutex
-  Attachments attachments;  // guarded by its shard
+  SourceId id = 0;
+  Claims::File claims;
+  Claims::File limbo;  // who makes or removes its hidden name claims the whole of this
 };
 
 class SourceMap {
@@ -38,57 +39,90 @@ class SourceMap {
   bool empty() const { return attached_.load(std::memory_order_acquire) == 0; }
   uint64_t attach_epoch() const { return epoch_.load(std::memory_order_acquire); }
 
-  std::shared_ptr<Source> find(SourceId id, Attachments* attachments) const {
-    const Shard& shard = shard_of(id);
-    const std::shared_lock lock(shard.mutex);
-    const auto it = shard.sources.find(id);
-    if (it == shard.sources.end()) return nullptr;
-    *attachments = it->second->attachments;
-    return it->second;
+  std::optional<Source> find(SourceId id, Attachments* attachments) {
+    Shard& shard = shard_of(id);
+    {
+      const std::shared_lock lock(shard.mutex);
+      if (const auto it = shard.lists.find(id); it != shard.lists.end()) {
+        *attachments = it->second;
+        return source(shard, id);
+      }
+      if (shard.objects.find(id) == nullptr) return std::nullopt;
+    }
+    const std::unique_lock lock(shard.mutex);
+    auto list = std::make_shared<std::vector<Attachment>>();
+    shard.objects.find_if(id, [&](Object& object) {
+      list->push_back({object.session->shared_from_this(), &object});
+      return false;
+    });
+    if (list->empty()) return std::nullopt;
+    if (shard.lists.size() >= kListsKept) shard.lists.clear();
+    *attachments = shard.lists[id] = std::move(list);
+    return source(shard, id);
   }
 
-  void attach(SourceId id, const std::shared_ptr<Session>& session, Object* object) {
-    Shard& shard = shard_of(id);
+  // The first attached object of SESSION with this number that PASSES; nullptr. (A number is given
+  // again when a file is gone, so there may be others.)
+  template <class Passes>
+  Object* object_of(const Session& session, SourceId id, Passes passes) const {
+    const Shard& shard = shards_[index(id)];
+    const std::shared_lock lock(shard.mutex);
+    return shard.objects.find_if(
+        id, [&](const Object& o) { return o.session == &session && !o.gone && passes(o); });
+  }
+
+  // SESSION lives until the object is detached.
+  void attach(const std::shared_ptr<Session>& session, Object& object) {
+    Shard& shard = shard_of(object.source_id);
     const std::unique_lock lock(shard.mutex);
-    auto& source = shard.sources[id];
-    if (source == nullptr) source = std::make_shared<Source>();
-    auto list = std::make_shared<std::vector<Attachment>>();
-    if (source->attachments != nullptr) *list = *source->attachments;
-    list->push_back({session, object});
-    source->attachments = std::move(list);
+    object.session = session.get();
+    shard.objects.add(object);
+    shard.lists.erase(object.source_id);
     attached_.fetch_add(1);
     epoch_.fetch_add(1, std::memory_order_acq_rel);
   }
 
   // Returns the source when nobody is attached to it any more.
-  std::shared_ptr<Source> detach(SourceId id, const Object* object) {
+  std::optional<Source> detach(const Object& object) {
+    Shard& shard = shard_of(object.source_id);
+    const std::unique_lock lock(shard.mutex);
+    if (!shard.objects.remove(object)) return std::nullopt;
+    shard.lists.erase(object.source_id);
+    attached_.fetch_sub(1);
+    if (shard.objects.find(object.source_id) != nullptr) return std::nullopt;
+    return source(shard, object.source_id);
+  }
+
+  // Whether the source's hidden name exists. To be asked and said with the claim on Source::limbo.
+  bool in_limbo(SourceId id) const {
+    const Shard& shard = shards_[index(id)];
+    const std::shared_lock lock(shard.mutex);
+    return shard.in_limbo.contains(id);
+  }
+  void set_in_limbo(SourceId id, bool is) {
     Shard& shard = shard_of(id);
     const std::unique_lock lock(shard.mutex);
-    const auto it = shard.sources.find(id);
-    if (it == shard.sources.end()) return nullptr;
-    auto list = std::make_shared<std::vector<Attachment>>();
-    for (const auto& a : *it->second->attachments)
-      if (a.object != object) list->push_back(a);
-    if (list->size() == it->second->attachments->size()) return nullptr;
-    attached_.fetch_sub(1);
-    if (!list->empty()) {
-      it->second->attachments = std::move(list);
-      return nullptr;
-    }
-    it->second->attachments = std::make_shared<std::vector<Attachment>>();
-    auto source = it->second;
-    shard.sources.erase(it);
-    return source;
+    if (is)
+      shard.in_limbo.insert(id);
+    else
+      shard.in_limbo.erase(id);
   }
 
  private:
+  // Lists are made when they are asked for, and some kept: of files that are written again and again.
+  static constexpr size_t kListsKept = 64;
   struct Shard {
     mutable std::shared_mutex mutex;
-    std::unordered_map<SourceId, std::shared_ptr<Source>> sources;
+    ObjectIndex<Object, &Object::source_id> objects;
+    std::unordered_map<SourceId, Attachments> lists;
+    std::unordered_set<SourceId> in_limbo;
+    Claims claims, limbo;
   };
   static size_t index(SourceId id) { return (id * 0x9E3779B97F4A7C15u) >> 58; }
-  const Shard& shard_of(SourceId id) const { return shards_[index(id)]; }
   Shard& shard_of(SourceId id) { return shards_[index(id)]; }
+  static Source source(Shard& shard, SourceId id) {
+    return {id, {&shard.claims, id}, {&shard.limbo, id}};
+  }
 
   std::array<Shard, 64> shards_;
   std::atomic<uint64_t> attached_{0};

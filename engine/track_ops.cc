@@ -242,9 +242,9 @@ int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, Byte
   }
   if (const int e = write_to(wanted.end()); e < 0) return e;
   o.finished.store(false);
-  if (!o.capability.empty()) {
+  if (o.capability != nullptr) {
     // A write takes it away. Not everybody may give it back, nor did at first.
-    const int e = disk_.set_xattr(clone_fd, "security.capability", o.capability);
+    const int e = disk_.set_xattr(clone_fd, "security.capability", *o.capability);
     if (e < 0 && e != -EPERM && e != -EOPNOTSUPP && e != -ENOSYS && e != -EACCES) return e;
   }
   return put_digests(s, o, s.track_size.touched(range), data);
@@ -274,7 +274,7 @@ bool Core::is_due(const Attachment& a, ByteRange range, bool cofw) const {
   return false;
 }
 
-int Core::save_before_write(const std::shared_ptr<Source>& source, const Attachments& attachments,
+int Core::save_before_write(const Source& source, const Attachments& attachments,
                             int fd, ByteRange range) {
   const auto due = [&](const Attachment& a) { return is_due(a, range, true); };
   if (std::none_of(attachments->begin(), attachments->end(), due)) return 0;
@@ -282,7 +282,7 @@ int Core::save_before_write(const std::shared_ptr<Source>& source, const Attachm
   const auto own = std::make_shared<Fd>(disk_, fd < 0 ? fd : disk_.duplicate(fd));
   const auto result =
       guard_.run([this, source, attachments, own, range](const PoolGuard::Progress& progress) {
-        return copy_now(*source, attachments, own->get(), range, true, progress);
+        return copy_now(source, attachments, own->get(), range, true, progress);
       });
   if (result) return *result;
   const auto limit = guard_.limit().count();
@@ -303,7 +303,7 @@ int Core::save_before_write(const std::shared_ptr<Source>& source, const Attachm
   return refuse ? -EIO : 0;
 }
 
-int Core::copy_now(Source& source, const Attachments& attachments, int fd, ByteRange range,
+int Core::copy_now(const Source& source, const Attachments& attachments, int fd, ByteRange range,
                    bool cofw, const PoolGuard::Progress& progress) {
   // Tracks may be of different sizes: whole tracks of the largest.
   uint64_t unit = TrackSize::kMin;
