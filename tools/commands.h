@@ -34,6 +34,8 @@ struct ExecOptions {
 // run, 127: there is none of that name.
 int exec_in_clone(const ExecOptions& options, const CommonOptions& common);
 int unmount_volume(const std::string& mountpoint);
+// doctor. 0: no problems.
+int examine_system(const CommonOptions& common);
 int fsck_pool(const PoolCheckOptions& options, bool json, bool quiet);
 
 }  // namespace clonefs

@@ -121,6 +121,9 @@ int run(int argc, char** argv) {
       "CLONEFS_CLONE where it is seen. The exit code is the command's own; 125: refused, 126: the command\n"
       "cannot be run, 127: there is no such command.");
 
+  CLI::App* doctor = app.add_subcommand("doctor", "Look for what stands in clonefs's way on this system");
+  doctor->fallthrough();
+
   PoolCheckOptions check;
   CLI::App* fsck = app.add_subcommand("fsck", "Look through a pool whose volume is not mounted");
   fsck->fallthrough();
@@ -167,6 +170,7 @@ int run(int argc, char** argv) {
     }
     return exec_in_clone(exec, common);
   }
+  if (doctor->parsed()) return examine_system(common);
   if (fsck->parsed()) return fsck_pool(check, common.json, common.quiet);
   return run_command(*grammar.command(), common);
 }
