@@ -71,6 +71,7 @@ class CloneImpl final : public Clone {
           if (times[i].tv_nsec == UTIME_OMIT) continue;
           *ours[i] = times[i].tv_nsec == UTIME_NOW ? now() : times[i];
         }
+        o->times_set = false;
       }
     }
     core_.row_changed(*session_, *o);
@@ -325,6 +326,7 @@ class CloneFileImpl final : public CloneFile {
         core_.disk_.utimes(fd_, times);
       } else {
         object_->mtime = now();
+        object_->times_set = false;
       }
     }
     core_.row_changed(s, *object_);

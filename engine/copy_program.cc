@@ -1,9 +1,10 @@
 // The copy program: precopy and drain as a step function, and the threads that run it.
 //
-// A step has two halves. step_read marks a run of pending tracks as being copied, then reads them
-// without holding anything; step_finish puts those on the clone side whose mark still stands. A
-// write to the source takes the mark away (before activation) or the track (after it), so what is
-// put is what the source had at one moment.
+// A step has two halves. step_read marks some pieces (runs of pending tracks) as being copied, then
+// reads them without a claim; step_finish puts those tracks on the clone side whose mark still stands.
+// A write to the source takes the mark away (before activation) or the track (after it), so what is put
+// is what the source had at one moment. The pieces of a step are read, and then put, at the same time
+// by the CopyCrew; all else is done by one thread, which holds the work mutex of the session.
 #include <fcntl.h>
 #include <linux/ioprio.h>
 #include <sys/syscall.h>
@@ -18,7 +19,10 @@ namespace clonefs::detail {
 
 namespace {
 
+// Of a file at once.
 constexpr uint64_t kChunk = 1 << 20;
+// Small files that are copied at the same time, for each worker.
+constexpr size_t kSmallFilesEach = 16;
 // A writer waits for no more than this when it meets the copy program in its own tracks.
 constexpr uint64_t kPutTogether = 256 << 10;
 constexpr auto kPrecopyCheckpoint = std::chrono::seconds(5);
@@ -53,7 +57,8 @@ bool Core::fill_cursor(Session& s) {
   return !c.order.empty();
 }
 
-bool Core::next_chunk(Session& s, Extent* chunk) {
+// The next run of tracks to copy, of at most kChunk. False: there is none, or an error was dealt with.
+bool Core::next_piece(Session& s, CopyPiece* piece) {
   auto& c = s.cursor;
   const bool active = s.active();
   for (;;) {
@@ -69,28 +74,8 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
         }
         continue;
       }
-      c.source = open_source(*o);
-      c.clone = open_clone(*o, O_RDWR);
-      if (c.clone.get() == -ESTALE) {
-        // Removed from the clone: nobody can ask for its tracks.
-        if (const int e = change_bits(s, *o, {0, o->column->count}, wanted, on_drained); e < 0) {
-          copy_failed(s, Error::from_errno(e, "cannot write the track table"));
-          return false;
-        }
-        continue;
-      }
-      if (c.source.get() == -ESTALE && !active) continue;  // removed: its names tell
-      if (!c.source || !c.clone) {
-        const Error error = Error::from_errno(c.source ? c.clone.get() : c.source.get(),
-                                              "cannot copy " + path_of(s, *o));
-        // What is gone does not come back.
-        if (c.source.get() == -ESTALE)
-          fail(s, error.message);
-        else
-          copy_failed(s, error);
-        return false;
-      }
       c.object = o;
+      c.files = std::make_shared<CopyFiles>();
       c.runs.clear();
       c.next_run = 0;
       for (uint64_t t = 0; t < o->column->count;) {
@@ -104,8 +89,9 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
         t = u;
       }
       std::vector<Disk::Placement> placement;
-      if (o->column->count > kChunk / s.track_size.bytes() &&
-          disk_.placement(c.source.get(), &placement) == 0 && placement.size() > 1) {
+      if (c.runs.size() > 1 && o->column->count > kChunk / s.track_size.bytes() &&
+          open_files(*o, *c.files) &&
+          disk_.placement(c.files->source.get(), &placement) == 0 && placement.size() > 1) {
         std::sort(placement.begin(), placement.end(),
                   [](const auto& a, const auto& b) { return a.offset < b.offset; });
         const auto physical = [&](const Extent& run) {
@@ -138,7 +124,11 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       while (n < run.count && n < most && run.first + n < count &&
              is_pending(o.column->at(run.first + n)))
         ++n;
-      *chunk = {run.first, n};
+      piece->object = &o;
+      piece->tracks = {run.first, n};
+      piece->files = c.files;
+      piece->error = 0;
+      piece->holes.clear();
       run.first += n;
       run.count -= n;
       return true;
@@ -149,6 +139,49 @@ bool Core::next_chunk(Session& s, Extent* chunk) {
       copy_failed(s, status.error());
       return false;
     }
+  }
+}
+
+bool Core::open_files(const Object& o, CopyFiles& files) {
+  std::call_once(files.opened, [&] {
+    files.source = open_source(o);
+    files.clone = open_clone(o, O_RDWR);
+  });
+  return files.source && files.clone;
+}
+
+// On any thread, as put_piece; with the work mutex held by who waits for it.
+void Core::read_piece(Session& s, CopyPiece& piece, char* data) {
+  Object& o = *piece.object;
+  if (!open_files(o, *piece.files)) return;  // piece_failed() tells why
+  change_bits(s, o, piece.tracks, wanted, on_copy_begun);  // in memory
+  const TrackSize ts = s.track_size;
+  piece.what = "read";
+  piece.error = read_source(piece.files->source.get(),
+                            {ts.offset_of(piece.tracks.first), piece.tracks.count * ts.bytes()},
+                            data, &piece.holes);
+}
+
+void Core::piece_failed(Session& s, const CopyPiece& piece) {
+  Object& o = *piece.object;
+  const CopyFiles& files = *piece.files;
+  const bool active = s.active();
+  if (s.cursor.object == &o) s.cursor.object = nullptr;
+  if (files.clone.get() == -ESTALE) {
+    // Removed from the clone: nobody can ask for its tracks.
+    if (const int e = change_bits(s, o, {0, o.column->count}, wanted, on_drained); e < 0)
+      copy_failed(s, Error::from_errno(e, "cannot write the track table"));
+  } else if (files.source.get() == -ESTALE && !active) {
+    // Removed: its names tell.
+  } else if (files.source.get() == -ESTALE) {
+    // What is gone does not come back.
+    fail(s, Error::from_errno(-ESTALE, "cannot copy " + path_of(s, o)).message);
+  } else if (!files.source || !files.clone) {
+    copy_failed(s, Error::from_errno(files.source ? files.clone.get() : files.source.get(),
+                                     "cannot copy " + path_of(s, o)));
+  } else {
+    copy_failed(s, Error::from_errno(piece.error,
+                                     std::string("cannot ") + piece.what + " " + path_of(s, o)));
   }
 }
 
@@ -181,9 +214,23 @@ bool Core::step_read(const SessionPtr& s) {
     }
     fill_cursor(*s);
   }
-  Extent chunk;
+  // As many pieces as can be copied at the same time, and some small files more.
+  const unsigned workers = crew_.helpers() + 1;
+  const uint64_t limit = s->rate_limit.load();
+  const uint64_t most_bytes =
+      limit == 0 ? workers * kChunk : std::min<uint64_t>(workers * kChunk, limit / 8);
+  const size_t most_pieces = workers == 1 ? 1 : workers * kSmallFilesEach;
   const unsigned errors = s->copy_errors;
-  if (!next_chunk(*s, &chunk)) {
+  uint64_t bytes = 0;
+  std::vector<CopyPiece> pieces;
+  for (CopyPiece piece; next_piece(*s, &piece);) {
+    piece.at = bytes;
+    bytes += piece.tracks.count * s->track_size.bytes();
+    pieces.push_back(std::move(piece));
+    if (pieces.size() == most_pieces || bytes >= most_bytes) break;
+  }
+  if (s->trouble.load() == Trouble::kPaused) return false;
+  if (pieces.empty()) {
     // An error is about one object: first the others.
     if (s->copy_errors != errors) return goes_on();
     c.filled = false;
@@ -204,21 +251,33 @@ bool Core::step_read(const SessionPtr& s) {
     state_changed();
     return false;
   }
-  Object& o = *c.object;
-  change_bits(*s, o, chunk, wanted, on_copy_begun);  // in memory
-  const ByteRange range = {s->track_size.offset_of(chunk.first),
-                           chunk.count * s->track_size.bytes()};
-  c.buffer.resize(range.length);
-  const int e = read_source(c.source.get(), range, c.buffer.data(), &c.holes);
-  if (e < 0) {
-    c.object = nullptr;
-    copy_failed(*s, Error::from_errno(e, "cannot read " + path_of(*s, o)));
-    return goes_on();
-  }
-  c.chunk = chunk;
-  s->loaded_bytes.store(range.length);
+  if (c.buffer.size() < bytes) c.buffer.resize(bytes);
+  c.pieces = std::move(pieces);
+  crew_.run(c.pieces.size(), [&](size_t i) { read_piece(*s, c.pieces[i], c.buffer.data() + c.pieces[i].at); });
+  drop_failed(*s);
+  if (c.pieces.empty()) return goes_on();
+  s->loaded_bytes.store(bytes);
   c.loaded = true;
   return true;
+}
+
+// Deals with the errors of the pieces, one for each object and one for all that count: what is behind
+// them is mostly one. With the work mutex held.
+void Core::drop_failed(Session& s) {
+  const unsigned errors = s.copy_errors;
+  const Object* last = nullptr;
+  auto pieces = std::move(s.cursor.pieces);
+  std::vector<CopyPiece> good;
+  for (auto& piece : pieces) {
+    if (piece.error == 0 && piece.files->source && piece.files->clone) {
+      good.push_back(std::move(piece));
+      continue;
+    }
+    if (piece.object != last && s.copy_errors == errors) piece_failed(s, piece);
+    last = piece.object;
+  }
+  // Paused, it begins anew.
+  if (s.trouble.load() != Trouble::kPaused) s.cursor.pieces = std::move(good);
 }
 
 // Precopied: little is left to ACTIVATE, of what it makes durable as well. With the work mutex held.
@@ -242,19 +301,34 @@ bool Core::step_finish(const SessionPtr& s) {
   auto& c = s->cursor;
   if (!c.loaded) return false;
   c.loaded = false;
-  if (s->removed || c.object == nullptr) return false;
-  const bool active = s->active();
-  if (!active && s->state.load() != SessionState::kPrecopy) return false;
-  Object& o = *c.object;
+  if (s->removed || (!s->active() && s->state.load() != SessionState::kPrecopy)) return false;
+  const CopyPiece last = c.pieces.back();
+  crew_.run(c.pieces.size(),
+            [&](size_t i) { put_piece(*s, c.pieces[i], c.buffer.data() + c.pieces[i].at); });
+  const unsigned errors = s->copy_errors;
+  drop_failed(*s);
+  if (s->copy_errors != errors) return s->trouble.load() != Trouble::kPaused;
+  if (s->trouble.load() == Trouble::kRetrying) s->trouble.store(Trouble::kNone);
+  const std::lock_guard lock(s->text_mutex);
+  s->last_object = last.object;
+  s->last_track = last.tracks.end() - 1;
+  return true;
+}
+
+void Core::put_piece(Session& s, CopyPiece& piece, const char* data) {
+  Object& o = *piece.object;
+  const bool active = s.active();
+  const int clone = piece.files->clone.get();
   Attachments attachments;
   const auto source = sources_.find(o.source_id, &attachments);
-  if (!source || o.gone) return true;
-  const TrackSize ts = s->track_size;
+  if (!source || o.gone) return;
+  const TrackSize ts = s.track_size;
   // Of what may be there already, track by track only what differs is written.
   const uint64_t together = o.compare ? 1 : std::max<uint64_t>(1, kPutTogether / ts.bytes());
-  const uint64_t base = ts.offset_of(c.chunk.first);
-  for (uint64_t t = c.chunk.first; t < c.chunk.end(); t += together) {
-    const Extent part = {t, std::min(together, c.chunk.end() - t)};
+  const uint64_t base = ts.offset_of(piece.tracks.first);
+  piece.what = "copy";
+  for (uint64_t t = piece.tracks.first; t < piece.tracks.end(); t += together) {
+    const Extent part = {t, std::min(together, piece.tracks.end() - t)};
     const Claims::Holder claim(source->claims,
                                {ts.offset_of(part.first), part.count * ts.bytes()});
     const uint64_t end = std::min(part.end(), o.column->count);
@@ -270,27 +344,23 @@ bool Core::step_finish(const SessionPtr& s) {
         ++b;
       }
       const ByteRange range = {ts.offset_of(a), (b - a) * ts.bytes()};
-      const char* data = c.buffer.data() + (range.offset - base);
+      const char* bytes = data + (range.offset - base);
       int e = 0;
-      if (!o.compare || !has_already(o, c.clone.get(), data, range))
-        e = put_tracks(*s, o, c.clone.get(), data, range, c.holes, again);
+      if (!o.compare || !has_already(o, clone, bytes, range))
+        e = put_tracks(s, o, clone, bytes, range, piece.holes, again, piece.files->source.get());
       else
-        e = put_digests(*s, o, {a, b - a}, data);
+        e = put_digests(s, o, {a, b - a}, bytes);
       if (e == 0)
-        e = change_bits(*s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
+        e = change_bits(s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
       if (e < 0) {
-        c.object = nullptr;
-        copy_failed(*s, Error::from_errno(e, "cannot copy " + path_of(*s, o)));
-        return s->trouble.load() != Trouble::kPaused;
+        piece.error = e;
+        return;
       }
       a = b;
     }
   }
-  if (s->trouble.load() == Trouble::kRetrying) s->trouble.store(Trouble::kNone);
-  const std::lock_guard lock(s->text_mutex);
-  s->last_object = &o;
-  s->last_track = c.chunk.end() - 1;
-  return true;
+  // While the file is open anyway.
+  if (active && o.pending.load() == 0) piece.error = set_times(s, o, clone);
 }
 
 // Whether the clone's file has these bytes: after an unclean end much of a precopy is still good.
@@ -303,6 +373,21 @@ bool Core::has_already(const Object& o, int clone, const char* data, ByteRange r
          std::memcmp(there.data(), data, length) == 0;
 }
 
+// All of O is copied: the pool's file gets the times that the clone shows. 0 or -errno.
+int Core::set_times(Session& s, Object& o, int clone) {
+  const std::lock_guard lock(s.object_lock(o));
+  if (o.times_set) return 0;
+  const timespec times[2] = {o.atime, o.mtime};
+  struct stat st{};
+  int e = disk_.utimes(clone, times);
+  if (e == 0) e = disk_.stat(clone, "", &st);
+  if (e < 0) return e;
+  o.finished_at = st.st_ctim;
+  o.times_set = true;
+  note_for_checkpoint(s, o);
+  return 0;
+}
+
 Status Core::finish_object(Session& s, Object& o) {
   if (o.finished) return {};
   const auto cannot = [&](int e) {
@@ -313,21 +398,20 @@ Status Core::finish_object(Session& s, Object& o) {
     const int e = change_bits(s, o, {0, o.column->count}, is_precopied, on_drained);
     if (e < 0) return cannot(e);
   }
-  {
-    const std::lock_guard lock(s.object_lock(o));
-    if (o.is_regular()) {
+  // Its user may change it until it is finished.
+  for (bool done = false; !done;) {
+    if (o.is_regular() && !o.times_set) {
       const Fd clone = open_clone(o, O_PATH);
-      const timespec times[2] = {o.atime, o.mtime};
-      struct stat st{};
-      int e = clone ? disk_.utimes(clone.get(), times) : clone.get();
-      if (e == 0) e = disk_.stat(clone.get(), "", &st);
+      const int e = clone ? set_times(s, o, clone.get()) : clone.get();
       // Removed from the clone: it has no times.
       if (e < 0 && e != -ESTALE) return cannot(e);
-      if (e == 0) o.finished_at = st.st_ctim;
+      if (e == -ESTALE) break;
     }
-    o.finished.store(true);
+    const std::lock_guard lock(s.object_lock(o));
+    done = !o.is_regular() || o.times_set;
+    if (done) o.finished.store(true);
   }
-  note_for_checkpoint(s, o);
+  o.finished.store(true);
   detach(s, o);
   row_changed(s, o);
   return {};
@@ -396,9 +480,17 @@ void Core::stop_worker(Session& s) {
   if (s.worker.joinable()) s.worker.join();
 }
 
-void Core::work(const SessionPtr& s) {
-  // Foreground I/O goes first.
+unsigned Core::copy_workers(const EngineOptions& options) {
+  if (options.copy_workers != 0) return options.copy_workers;
+  return options.copy_threads ? std::clamp(std::thread::hardware_concurrency(), 2u, 4u) : 1;
+}
+
+void Core::idle_priority() {
   ::syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0));
+}
+
+void Core::work(const SessionPtr& s) {
+  idle_priority();
   using Clock = std::chrono::steady_clock;
   auto window = Clock::now();
   uint64_t window_bytes = 0;

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "engine/catalog.h"
+#include "engine/copy_crew.h"
 #include "engine/engine.h"
 #include "engine/event_log.h"
 #include "engine/fence.h"
@@ -65,6 +66,7 @@ class Core {
       : options_(std::move(options)),
         disk_(disk),
         fence_(options_.stall_limit),
+        crew_(copy_workers(options_) - 1, idle_priority),
         guard_(options_.stall_limit) {}
   ~Core();
 
@@ -120,6 +122,8 @@ class Core {
   bool step(const SessionPtr& session);
   bool step_read(const SessionPtr& session);
   bool step_finish(const SessionPtr& session);
+  static unsigned copy_workers(const EngineOptions& options);
+  static void idle_priority();  // of the calling thread's I/O: the foreground's goes first
 
   SessionPtr find(const std::string& name) const;
   Status available() const;                        // Engine::available
@@ -145,14 +149,18 @@ class Core {
   void mark_written(Session& s, Object& o, ByteRange range);
   // Puts bytes of the source that lie in DATA, whole tracks, on the clone side, with their digests;
   // HOLES of it are left or made holes. 0 or -errno.
+  // SOURCE_FD: the file system may move the data by itself; what is there is DATA, or RANGE is written
+  // to meanwhile and copied again. -1: it is DATA that is put.
   int put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
-                 const std::vector<ByteRange>& holes, bool clone_may_have_data);
+                 const std::vector<ByteRange>& holes, bool clone_may_have_data, int source_fd = -1);
+  bool transfer(int source_fd, int clone_fd, ByteRange range);
   // Only the digests of TRACKS, of which DATA has all that lies within the member. Always before the
   // bits. 0 or -errno.
   int put_digests(Session& s, Object& o, Extent tracks, const char* data);
   int clear_range(int fd, ByteRange range);
   // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
+  void find_holes(int fd, ByteRange range, const char* data, std::vector<ByteRange>* holes);
   // COFW: before RANGE of the source is overwritten. FD may be -1. 0, or -errno when the write must be
   // refused. Waits for the pool no longer than the stall limit.
   int save_before_write(const Source& source, const Attachments& attachments, int fd,
@@ -215,6 +223,7 @@ class Core {
   void detach_all(Session& s);
   void detach(Session& s, Object& o);
   Status finish_object(Session& s, Object& o);
+  int set_times(Session& s, Object& o, int clone);
   void wake(Session& s);
   void start_worker(const SessionPtr& s);
   void stop_worker(Session& s);
@@ -248,6 +257,12 @@ class Core {
   SourceMap sources_;
   EventLog events_;
   PoolWatch pool_watch_;
+
+  // How data gets from the source to the pool, the best that these two can: found out by doing it. Only
+  // the copy program asks.
+  enum class Method { kShare, kServer, kWrite };
+  std::atomic<Method> method_{Method::kShare};
+  std::atomic<bool> method_works_{false};  // done once
 
   std::mutex hooks_mutex_;
   std::function<Status(const Engine::Wanted&)> flush_;
@@ -365,9 +380,15 @@ class Core {
   void work(const SessionPtr& s);
   bool has_already(const Object& o, int clone, const char* data, ByteRange range);
   bool fill_cursor(Session& s);
-  bool next_chunk(Session& s, Extent* chunk);
+  bool next_piece(Session& s, CopyPiece* piece);
+  void read_piece(Session& s, CopyPiece& piece, char* data);
+  void put_piece(Session& s, CopyPiece& piece, const char* data);
+  bool open_files(const Object& o, CopyFiles& files);
+  void drop_failed(Session& s);
+  void piece_failed(Session& s, const CopyPiece& piece);
   bool complete(const SessionPtr& s);
 
+  CopyCrew crew_;
   PoolGuard guard_;  // last: its jobs use all of the above
 };
 

@@ -41,6 +41,12 @@ class Disk {
   // Data.
   virtual ssize_t pread(int fd, void* data, size_t size, uint64_t offset) = 0;
   virtual ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) = 0;
+  // The file system makes LENGTH bytes at OFFSET of TO what FROM has there, holes included. kShare: with
+  // blocks that both share from then on (FICLONERANGE); kServer: by a copy that a server makes without
+  // sending the data (copy_file_range on a network file system). 0 or -errno; -EOPNOTSUPP, -ENOTTY,
+  // -EXDEV: these files never will. What was copied of a part when it fails is not known.
+  enum class Transfer { kShare, kServer };
+  virtual int transfer(Transfer how, int from, int to, uint64_t offset, uint64_t length) = 0;
   virtual int truncate(int fd, uint64_t size) = 0;
   virtual int allocate(int fd, int mode, uint64_t offset, uint64_t length) = 0;
   virtual int64_t seek(int fd, uint64_t offset, int whence) = 0;  // SEEK_DATA, SEEK_HOLE

@@ -61,6 +61,12 @@ struct EngineOptions {
   // The pool is not opened: there are no clones, every command is refused, changes are let through.
   bool no_clones = false;
   bool copy_threads = true;   // false: nothing is copied but by step() (tests)
+  // How many pieces (1 MiB of a file, or a small file) are copied at the same time; 0: as suits the
+  // machine.
+  unsigned copy_workers = 0;
+  // Drained tracks share their blocks with the source where the file system can (FICLONERANGE). Then no
+  // data is written, but each later overwrite of the source goes to another place on the disk.
+  bool share = true;
 };
 
 struct CreateOptions {
@@ -105,6 +111,7 @@ struct SessionStatus {
   std::string destination;         // directory of the clone in the pool
   timespec verified_at{};          // end of the last verify since the mount; 0: none
   uint64_t damaged = 0;            // what it found
+  std::string transfer;            // how the copy program moves data: "write", "server", "share"
   uint64_t fence_ns = 0;           // how long the fence of its activation stood
 };
 

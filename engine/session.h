@@ -132,6 +132,9 @@ struct Object {
   enum Altered : uint8_t { kNot, kBeingRecorded, kRecorded };
   std::atomic<Altered> altered{kNot};
   std::atomic<bool> finished{false};    // drained, and its times are set on the pool's file
+  // The pool's file has the times that the clone shows: all is copied, and nobody changed it since.
+  // Guarded by object_lock.
+  bool times_set = false;
   bool recheck = false;                 // after a restart: bits say less than the files
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
 
@@ -153,6 +156,23 @@ struct Counters {
   std::atomic<uint64_t> tracks_total{0}, tracks_pending{0}, tracks_precopied{0};
   std::atomic<uint64_t> tracks_recopied{0}, cofw_tracks{0}, clone_read_tracks{0};
   std::atomic<uint64_t> bytes_total{0}, bytes_copied{0};
+};
+
+// Both files of an object that is being copied.
+struct CopyFiles {
+  std::once_flag opened;
+  Fd source, clone;
+};
+
+// A run of tracks of one object, on its way.
+struct CopyPiece {
+  Object* object = nullptr;
+  Extent tracks;
+  std::shared_ptr<CopyFiles> files;
+  size_t at = 0;                 // of its bytes in the cursor's buffer
+  std::vector<ByteRange> holes;  // in it
+  int error = 0;                 // -errno
+  const char* what = "";         // could not be done: "read", "copy"
 };
 
 struct Session : std::enable_shared_from_this<Session> {
@@ -233,12 +253,11 @@ struct Session : std::enable_shared_from_this<Session> {
     std::vector<Extent> runs;  // what is left of the current object
     size_t next_run = 0;
     Object* object = nullptr;
-    Fd source, clone;
-    bool filled = false;  // order is made
-    // A chunk that was read and is not yet on the clone side.
-    Extent chunk;
+    std::shared_ptr<CopyFiles> files;  // of the current object
+    bool filled = false;               // order is made
+    // Pieces that were read and are not yet on the clone side; their bytes, one behind the other.
+    std::vector<CopyPiece> pieces;
     std::vector<char> buffer;
-    std::vector<ByteRange> holes;  // in the chunk
     bool loaded = false;
   } cursor;  // guarded by work_mutex
   std::optional<std::chrono::steady_clock::time_point> precopy_checkpoint;  // guarded by work_mutex

@@ -86,6 +86,7 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   r.bytes_total = c.bytes_total;
   r.bytes_copied = c.bytes_copied;
   r.rate_limit = s->rate_limit;
+  r.transfer = method_works_ ? method_ == Method::kShare ? "share" : "server" : "write";
   r.rate_bytes_per_s = s->rate_now;
   if (r.state == SessionState::kCopied || r.state == SessionState::kTerminated || s->precopied) {
     r.eta_s = 0;

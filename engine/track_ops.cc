@@ -4,6 +4,7 @@
 #include <linux/falloc.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/core.h"
 
@@ -12,6 +13,9 @@ namespace clonefs::detail {
 namespace {
 
 constexpr int64_t kSayRefusalEvery = 60;  // seconds
+// Less is written sooner than its transfer is negotiated.
+constexpr uint64_t kTransferAtLeast = 64 << 10;
+constexpr uint64_t kBlock = 4096;
 
 void count_transition(Session& s, Object& o, TrackBits from, TrackBits to) {
   auto& c = s.counters;
@@ -207,7 +211,33 @@ int Core::read_source(int fd, ByteRange range, char* data, std::vector<ByteRange
   const ssize_t n = disk_.pread_full(fd, data, range.length, range.offset);
   if (n < 0) return static_cast<int>(n);
   std::fill(data + n, data + range.length, 0);
+  if (holes->empty()) find_holes(fd, range, data, holes);
   return 0;
+}
+
+// Where the file system does not tell holes (NFS before 4.2), but the file has less blocks than bytes:
+// blocks of zeros are holes. Elsewhere zeros that were written stay data, as a native copy's.
+void Core::find_holes(int fd, ByteRange range, const char* data, std::vector<ByteRange>* holes) {
+  const auto zero = [&](uint64_t at) {
+    const uint64_t length = std::min(kBlock, range.length - at);
+    return data[at] == 0 && std::memcmp(data + at, data + at + 1, length - 1) == 0;
+  };
+  for (uint64_t at = 0; at < range.length; at += kBlock) {
+    if (!zero(at)) continue;
+    if (holes->empty()) {
+      struct stat st{};
+      if (disk_.stat(fd, "", &st) < 0 || st.st_blocks * 512 >= st.st_size ||
+          range.offset + at >= static_cast<uint64_t>(st.st_size))
+        return;
+      const int64_t hole = disk_.seek(fd, 0, SEEK_HOLE);
+      if (hole >= 0 && hole < st.st_size) return;
+    }
+    const uint64_t length = std::min(kBlock, range.length - at);
+    if (!holes->empty() && holes->back().end() == range.offset + at)
+      holes->back().length += length;
+    else
+      holes->push_back({range.offset + at, length});
+  }
 }
 
 // Makes RANGE, which is in the file, a hole, or zeros where there are none. 0 or -errno.
@@ -220,14 +250,21 @@ int Core::clear_range(int fd, ByteRange range) {
 }
 
 int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, ByteRange range,
-                     const std::vector<ByteRange>& holes, bool clone_may_have_data) {
+                     const std::vector<ByteRange>& holes, bool clone_may_have_data,
+                     int source_fd) {
   const ByteRange wanted = {range.offset,
                             range.offset >= o.size ? 0 : std::min(range.length, o.size - range.offset)};
   uint64_t at = wanted.offset;
   const auto write_to = [&](uint64_t end) {
     end = std::min(end, wanted.end());
     if (end <= at) return 0;
-    return disk_.pwrite_full(clone_fd, data + (at - range.offset), end - at, at);
+    uint64_t from = at;
+    // Whole blocks only; the rest of a file's end is written.
+    const uint64_t whole = (end - at) / TrackSize::kMin * TrackSize::kMin;
+    if (source_fd >= 0 && whole >= kTransferAtLeast && at % TrackSize::kMin == 0 &&
+        transfer(source_fd, clone_fd, {at, whole}))
+      from += whole;
+    return disk_.pwrite_full(clone_fd, data + (from - range.offset), end - from, from);
   };
   for (const auto& hole : holes) {
     if (hole.end() <= at) continue;
@@ -248,6 +285,30 @@ int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, Byte
     if (e < 0 && e != -EPERM && e != -EOPNOTSUPP && e != -ENOSYS && e != -EACCES) return e;
   }
   return put_digests(s, o, s.track_size.touched(range), data);
+}
+
+// False: RANGE must be written. Whatever the reason is: when it is serious, writing meets it too.
+bool Core::transfer(int source_fd, int clone_fd, ByteRange range) {
+  for (;;) {
+    const auto method = method_.load();
+    if (method == Method::kWrite) return false;
+    const bool share = method == Method::kShare;
+    const int e =
+        share && !options_.share
+            ? -EOPNOTSUPP
+            : disk_.transfer(share ? Disk::Transfer::kShare : Disk::Transfer::kServer, source_fd,
+                             clone_fd, range.offset, range.length);
+    if (e == 0) {
+      if (!method_works_.exchange(true))
+        events_.add(share ? "copies to the pool share their blocks with the source"
+                          : "copies to the pool are made by the server");
+      return true;
+    }
+    if (e != -EOPNOTSUPP && e != -ENOTTY && e != -EXDEV && e != -ENOSYS) return false;
+    if (method_works_) return false;  // of this file only
+    auto expected = method;
+    method_.compare_exchange_strong(expected, share ? Method::kServer : Method::kWrite);
+  }
 }
 
 int Core::put_digests(Session& s, Object& o, Extent tracks, const char* data) {

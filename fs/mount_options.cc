@@ -74,6 +74,14 @@ Status set_on_error(const std::string& text, ServerOptions* options) {
   return {};
 }
 
+Status set_reflink(const std::string& text, ServerOptions* options) {
+  if (text != "auto" && text != "never") {
+    return Error{EINVAL, "reflink=" + text + " is not known. Write auto or never."};
+  }
+  options->reflink = text == "auto";
+  return {};
+}
+
 Status set_stall_limit(const std::string& text, ServerOptions* options) {
   constexpr uint64_t kMost = 24 * 3600;
   const auto seconds = parse_size(text);
@@ -104,6 +112,8 @@ Status add_mount_options(const std::string& list, ServerOptions* options) {
       taken = set_durability(value, options);
     } else if (key == "on-error") {
       taken = set_on_error(value, options);
+    } else if (key == "reflink") {
+      taken = set_reflink(value, options);
     } else if (key == "stall-limit") {
       taken = set_stall_limit(value, options);
     } else if (option == "no-clones") {

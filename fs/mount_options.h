@@ -17,6 +17,7 @@ Status set_cache(const std::string& text, ServerOptions* options);
 Status set_track_size(const std::string& text, ServerOptions* options);
 Status set_durability(const std::string& text, ServerOptions* options);
 Status set_on_error(const std::string& text, ServerOptions* options);
+Status set_reflink(const std::string& text, ServerOptions* options);
 Status set_stall_limit(const std::string& text, ServerOptions* options);
 Status set_columns(const std::string& text, ServerOptions* options);
 

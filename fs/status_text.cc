@@ -121,6 +121,7 @@ Json to_json(const SessionStatus& s) {
   json["bytes_copied"] = s.bytes_copied;
   json["nocopy"] = s.nocopy;
   json["rate_limit"] = s.rate_limit == 0 ? Json(nullptr) : Json(s.rate_limit);
+  json["transfer"] = s.transfer;
   json["rate_bytes_per_s"] = s.rate_bytes_per_s;
   json["eta_s"] = s.eta_s < 0 ? Json(nullptr) : Json(s.eta_s);
   json["sessions"] = s.sessions;
@@ -209,6 +210,7 @@ std::string status_details(const SessionStatus& s) {
        format_size(s.bytes_copied) + " of " + format_size(s.bytes_total) + " (" + percent(s) + ")"},
       {"rate", format_size(s.rate_bytes_per_s) + "/s, limit " +
                    (s.rate_limit == 0 ? "none" : format_size(s.rate_limit) + "/s")},
+      {"data gets to the pool by", s.transfer},
       {"left", s.eta_s < 0 ? "-" : duration(s.eta_s)},
       {"background copy", s.nocopy ? "no" : "yes"},
       {"session columns", columns.empty() ? "-" : columns},

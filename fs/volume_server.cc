@@ -425,6 +425,7 @@ Status VolumeServer::start() {
   engine_options.durability = options_.durability;
   engine_options.stall_limit = options_.stall_limit;
   engine_options.on_error = options_.on_error;
+  engine_options.share = options_.reflink;
   engine_options.no_clones = options_.no_clones;
   auto engine = Engine::open(engine_options);
   if (!engine) return engine.error();

@@ -26,6 +26,7 @@ struct ServerOptions {
   Durability durability = Durability::kPower;
   std::chrono::milliseconds stall_limit{30000};
   OnError on_error = OnError::kFailClone;
+  bool reflink = true;  // EngineOptions::share
   std::vector<std::string> mount_options;  // for the kernel: "ro", "allow_other", ...
 };
 

@@ -32,6 +32,7 @@ Options of -o:
   cache=writeback|writethrough   as --cache
   durability=power|relaxed       as --durability
   on-error=fail-clone|fail-write as --on-error
+  reflink=auto|never             as --reflink
   pool=DIR, track-size=N, columns=N, stall-limit=SECONDS
   no-clones                      as --no-clones
   allow_other, allow_root        let other users in (root's default: allow_other)
@@ -95,6 +96,10 @@ int run(int argc, char** argv) {
       "--on-error", [&](const std::string& text) { take(set_on_error(text, &server)); },
       "when a track cannot be saved before a write: fail-clone (the default: the write goes on) or "
       "fail-write (the write gets the error, the clone stays whole)");
+  mount->add_option_function<std::string>(
+      "--reflink", [&](const std::string& text) { take(set_reflink(text, &server)); },
+      "auto (the default): drained clones share their blocks with the source where both lie on one XFS "
+      "or btrfs; never: they have their own, and the source's files stay in one piece");
   mount->add_option_function<std::string>(
       "--stall-limit", [&](const std::string& text) { take(set_stall_limit(text, &server)); },
       "seconds that a write waits for a full journal before the clone fails (default 30)");

@@ -85,6 +85,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.track_size = TrackSize(options_.track_size);
   options.max_columns = options_.max_columns;
   options.copy_threads = options_.copy_threads;
+  options.copy_workers = options_.copy_workers;
   options.durability = options_.durability;
   options.on_error = options_.on_error;
   options.stall_limit = options_.stall_limit;

@@ -65,6 +65,7 @@ class DirectVolume {
     uint64_t track_size = 4096;
     unsigned max_columns = 64;
     bool copy_threads = false;
+    unsigned copy_workers = 0;  // 0: one piece a step without threads, else as suits the machine
     Disk* disk = nullptr;  // the engine's; posix_disk()
     Disk* volume_disk = nullptr;  // changes of the volume go through it; posix_disk()
     std::function<void(struct stat*)> present;  // what VOLUME_DISK shows of an object

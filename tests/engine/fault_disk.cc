@@ -156,6 +156,10 @@ ssize_t FaultDisk::pwrite(int fd, const void* data, size_t size, uint64_t offset
   if (const int e = ask({"pwrite", fd, "", true}); e < 0) return e;
   return ForwardingDisk::pwrite(fd, data, size, offset);
 }
+int FaultDisk::transfer(Transfer how, int from, int to, uint64_t offset, uint64_t length) {
+  if (const int e = ask({"transfer", to, "", true}); e < 0) return e;
+  return ForwardingDisk::transfer(how, from, to, offset, length);
+}
 int FaultDisk::truncate(int fd, uint64_t size) {
   if (const int e = ask({"truncate", fd, "", true}); e < 0) return e;
   return ForwardingDisk::truncate(fd, size);

@@ -37,6 +37,7 @@ class FaultDisk : public ForwardingDisk {
   int reopen(int fd, int flags) override;
   ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override;
   ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override;
+  int transfer(Transfer how, int from, int to, uint64_t offset, uint64_t length) override;
   int truncate(int fd, uint64_t size) override;
   int allocate(int fd, int mode, uint64_t offset, uint64_t length) override;
   int datasync(int fd) override;

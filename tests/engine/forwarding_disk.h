@@ -27,6 +27,9 @@ class ForwardingDisk : public Disk {
   ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
     return to_.pwrite(fd, data, size, offset);
   }
+  int transfer(Transfer how, int from, int to, uint64_t offset, uint64_t length) override {
+    return to_.transfer(how, from, to, offset, length);
+  }
   int truncate(int fd, uint64_t size) override { return to_.truncate(fd, size); }
   int allocate(int fd, int mode, uint64_t offset, uint64_t length) override {
     return to_.allocate(fd, mode, offset, length);

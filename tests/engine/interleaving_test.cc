@@ -21,7 +21,7 @@ constexpr uint64_t kTracks = 5;
 
 class Interleaving {
  public:
-  Interleaving(uint64_t seed, Where where) : random_(seed), volume_(where) {}
+  Interleaving(uint64_t seed, Where where) : random_(seed), volume_(options(seed, where)) {}
 
   std::string run() {
     source_ = pattern(next_++, kTracks * kTrack - 100);
@@ -52,6 +52,13 @@ class Interleaving {
   }
 
  private:
+  static DirectVolume::Options options(uint64_t seed, Where where) {
+    DirectVolume::Options options;
+    options.where = where;
+    options.copy_workers = 1 + seed % 2;
+    return options;
+  }
+
   struct Session {
     std::string name;
     bool active = false, loaded = false;

@@ -60,6 +60,7 @@ class ModelRun {
     if (how.power_cuts) {
       power_ = std::make_unique<PowerDisk>(seed);
       power_->verbose = how.verbose;
+      power_->shares = random_.chance(50);
       vfs_ = std::make_unique<CatalogVfs>(*power_);
       options.disk = power_.get();
       options.volume_disk = &power_->volume();
@@ -72,6 +73,8 @@ class ModelRun {
         options.stall_limit = std::chrono::seconds(5);
       }
     }
+    // With a power cut at a certain operation all must happen in one order.
+    if (!how.power_cuts) options.copy_workers = 1 + static_cast<unsigned>(random_.below(3));
     volume_ = std::make_unique<DirectVolume>(options);
     // The copy program runs within changes, too.
     volume_->after_begin = volume_->before_end = [this] {

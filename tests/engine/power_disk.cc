@@ -405,6 +405,16 @@ ssize_t PowerDisk::pwrite(int fd, const void* data, size_t size, uint64_t offset
   return last ? -EIO : n;
 }
 
+int PowerDisk::transfer(Transfer how, int from, int to, uint64_t offset, uint64_t length) {
+  if (!shares || how != Transfer::kShare) return -EOPNOTSUPP;
+  std::string data(length, '\0');
+  const ssize_t n = pread_full(from, data.data(), length, offset);
+  if (n < 0) return static_cast<int>(n);
+  if (static_cast<uint64_t>(n) < length) return -EINVAL;  // beyond its end
+  // Atomic in a running system; after a cut no more than other data. Holes are not kept apart here.
+  return pwrite_full(to, data.data(), length, offset);
+}
+
 int PowerDisk::truncate(int fd, uint64_t size) {
   bool last;
   if (!begin(&last, "truncate", fd)) return -EIO;

@@ -58,6 +58,8 @@ class PowerDisk : public ForwardingDisk {
   std::function<void()> before_operation;
   // The Nth sync from now fails with EIO and makes nothing durable; 0: none.
   std::atomic<unsigned> fail_sync{0};
+  // It can transfer() with shared blocks, as XFS and btrfs.
+  bool shares = false;
   // No change of the volume has the ctime of another, whatever the clock says.
   bool distinct_ctimes = false;
 
@@ -71,6 +73,7 @@ class PowerDisk : public ForwardingDisk {
   int open_handle(int mount, const std::string& handle, int flags) override;
   ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override;
   ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override;
+  int transfer(Transfer how, int from, int to, uint64_t offset, uint64_t length) override;
   int truncate(int fd, uint64_t size) override;
   int allocate(int fd, int mode, uint64_t offset, uint64_t length) override;
   int datasync(int fd) override;
