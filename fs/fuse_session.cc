@@ -69,25 +69,30 @@ struct FuseDispatch {
   static void init(void* userdata, fuse_conn_info* conn) noexcept {
     auto* self = static_cast<FuseSession*>(userdata);
     const FuseSessionOptions& options = self->options_;
+    const auto want = [&](uint64_t capability) {
+      if (ask(conn, capability, (options.without & capability) == 0)) return true;
+      self->lacking_ |= capability;
+      return false;
+    };
     ask(conn, FUSE_CAP_WRITEBACK_CACHE, false);
-    ask(conn, FUSE_CAP_DONT_MASK);  // default ACLs replace the umask: we apply it
-    if (options.posix_acl) ask(conn, FUSE_CAP_POSIX_ACL);
+    want(FUSE_CAP_DONT_MASK);  // default ACLs replace the umask: we apply it
+    if (options.posix_acl) want(FUSE_CAP_POSIX_ACL);
     // With it the kernel cuts its cache off once more after an open with O_TRUNC has returned from
     // us (fuse_setattr with ATTR_OPEN), and another's write in between stays in the source only.
     ask(conn, FUSE_CAP_ATOMIC_O_TRUNC, false);
-    ask(conn, FUSE_CAP_ASYNC_READ);
-    ask(conn, FUSE_CAP_ASYNC_DIO);
-    ask(conn, FUSE_CAP_PARALLEL_DIROPS);
-    ask(conn, FUSE_CAP_READDIRPLUS);
-    ask(conn, FUSE_CAP_READDIRPLUS_AUTO);
-    ask(conn, FUSE_CAP_CACHE_SYMLINKS);
+    want(FUSE_CAP_ASYNC_READ);
+    want(FUSE_CAP_ASYNC_DIO);
+    want(FUSE_CAP_PARALLEL_DIROPS);
+    want(FUSE_CAP_READDIRPLUS);
+    want(FUSE_CAP_READDIRPLUS_AUTO);
+    want(FUSE_CAP_CACHE_SYMLINKS);
     // Locks stay in the kernel. File handles of the mount would outlive our nodes: none is better than
     // one that is stale at times.
     ask(conn, FUSE_CAP_POSIX_LOCKS, false);
     ask(conn, FUSE_CAP_FLOCK_LOCKS, false);
     ask(conn, FUSE_CAP_EXPORT_SUPPORT, false);
 #ifdef FUSE_CAP_NO_EXPORT_SUPPORT
-    ask(conn, FUSE_CAP_NO_EXPORT_SUPPORT);
+    want(FUSE_CAP_NO_EXPORT_SUPPORT);
 #endif
     // Nobody else changes the files: what the cache holds is good.
     ask(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
@@ -97,21 +102,21 @@ struct FuseDispatch {
     bool passthrough = false;
 #ifdef CLONEFS_HAVE_PASSTHROUGH
     ask(conn, FUSE_CAP_PASSTHROUGH, false);
-    if (options.passthrough && !options.writeback && ask(conn, FUSE_CAP_PASSTHROUGH)) {
+    if (options.passthrough && !options.writeback && want(FUSE_CAP_PASSTHROUGH)) {
       conn->max_backing_stack_depth = 1;
       passthrough = true;
     }
 #endif
     self->passthrough_ = passthrough;
-    self->writeback_ = options.writeback && ask(conn, FUSE_CAP_WRITEBACK_CACHE);
+    self->writeback_ = options.writeback && want(FUSE_CAP_WRITEBACK_CACHE);
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
-    self->maps_direct_files_ = ask(conn, FUSE_CAP_DIRECT_IO_ALLOW_MMAP);
+    self->maps_direct_files_ = want(FUSE_CAP_DIRECT_IO_ALLOW_MMAP);
 #endif
     // Without it each write costs a request for security.capability. Nodes take set-id bits away
     // themselves; with passthrough an empty SETATTR tells them to (facts/fuse.md 3c).
     ask(conn, FUSE_CAP_HANDLE_KILLPRIV, false);
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
-    ask(conn, FUSE_CAP_HANDLE_KILLPRIV_V2);
+    want(FUSE_CAP_HANDLE_KILLPRIV_V2);
 #endif  // else the kernel changes the mode itself, at the price of that request
     conn->max_write = 1 << 20;
     conn->max_background = 128;
@@ -504,6 +509,41 @@ Status FuseSession::unmount(bool lazy) {
   return {};
 }
 
+std::vector<std::string> FuseSession::lacks() const {
+  static constexpr struct {
+    uint64_t capability;
+    const char* text;
+  } kTexts[] = {
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+      {FUSE_CAP_HANDLE_KILLPRIV_V2,
+       "no HANDLE_KILLPRIV_V2 (Linux 5.12): each write asks for security.capability first"},
+#endif
+#ifdef FUSE_CAP_NO_EXPORT_SUPPORT
+      {FUSE_CAP_NO_EXPORT_SUPPORT,
+       "no NO_EXPORT_SUPPORT (Linux 6.8): there are file handles, and they become stale"},
+#endif
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+      {FUSE_CAP_DIRECT_IO_ALLOW_MMAP,
+       "no DIRECT_IO_ALLOW_MMAP (Linux 6.6): O_DIRECT writes to one file run one after the other"},
+#endif
+#ifdef CLONEFS_HAVE_PASSTHROUGH
+      {FUSE_CAP_PASSTHROUGH, "no PASSTHROUGH (Linux 6.9): the daemon reads and writes drained clones"},
+#endif
+  };
+  std::vector<std::string> lines;
+  for (const auto& entry : kTexts) {
+    if ((lacking_ & entry.capability) != 0) lines.emplace_back(entry.text);
+  }
+  if (throttled_) {
+    lines.emplace_back("dirty pages limited to this mount's small share (strict_limit: Linux 6.2 and "
+                       "root): large buffered writes wait for the daemon sooner");
+  }
+#ifndef CLONEFS_HAVE_PASSTHROUGH
+  lines.emplace_back("a libfuse before 3.17: no O_TMPFILE, and the daemon reads and writes drained clones");
+#endif
+  return lines;
+}
+
 void FuseSession::invalidate_attributes(Node* node) {
   // Attributes alone (-1): to drop pages the kernel may wait for one that is being read.
   fuse_lowlevel_notify_inval_inode(session_, nodeid(node), -1, 0);
@@ -519,8 +559,8 @@ void FuseSession::tune(const std::string& mountpoint) {
   const std::string bdi = "/sys/class/bdi/" + std::to_string(st.stx_dev_major) + ":" +
                           std::to_string(st.stx_dev_minor) + "/";
   if (options_.writeback) {
-    write_value(bdi + "strict_limit", "0");
-    write_value(bdi + "max_ratio", "100");
+    const bool loose = write_value(bdi + "strict_limit", "0");
+    throttled_ = !write_value(bdi + "max_ratio", "100") || !loose;
   }
   // The answer to INIT sets the read-ahead: who gets an answer to another request comes after it.
   (void)on_own_mount([&]() -> Status {

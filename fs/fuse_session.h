@@ -29,6 +29,7 @@ struct FuseSessionOptions {
   bool posix_acl = true;     // ACLs are checked by the kernel; implies default_permissions
   bool io_uring = true;      // where the kernel offers it
   unsigned threads = 64;     // at most; they are made as requests come
+  uint64_t without = 0;      // capabilities of FUSE to do without, as on an older kernel (tests)
 };
 
 class FuseSession {
@@ -54,6 +55,8 @@ class FuseSession {
   // A file that is opened for direct I/O can be mapped shared all the same (Linux 6.6).
   bool maps_direct_files() const { return maps_direct_files_.load(); }
   uint32_t max_write() const { return max_write_.load(); }
+  // What the kernel or libfuse lacks and what is done instead, a line each; known as passthrough().
+  std::vector<std::string> lacks() const;
   bool over_io_uring() const { return ring_.load() != nullptr; }
   // Over io_uring: the requests of one processor that can be waiting for their replies; more wait in
   // the kernel.
@@ -103,6 +106,8 @@ class FuseSession {
   std::atomic<bool> writeback_{false};
   std::atomic<bool> maps_direct_files_{false};
   std::atomic<uint32_t> max_write_{0};
+  std::atomic<uint64_t> lacking_{0};        // capabilities that were asked for in vain
+  std::atomic<bool> throttled_{false};      // the share of dirty pages could not be raised
   std::atomic<uint64_t> init_unique_{0};  // the number of INIT, while it is not answered
   std::atomic<bool> ring_offered_{false};  // by the kernel, in INIT
   std::unique_ptr<FuseRing> ring_owner_;

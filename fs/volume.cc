@@ -14,6 +14,9 @@ Result<std::unique_ptr<Volume>> Volume::open(Engine& engine, VolumeOptions optio
 Volume::Volume(std::unique_ptr<SourceVolume> source) : source_(std::move(source)) {}
 Volume::~Volume() = default;
 
+bool Volume::uses_handles() const {
+  return source_->root()->space()->by_handle();
+}
 Node* Volume::root() {
   return source_->root();
 }

@@ -51,6 +51,9 @@ class Volume {
   static Result<std::unique_ptr<Volume>> open(Engine& engine, VolumeOptions options);
   ~Volume();
 
+  // Are objects reached by file handle, or (an ordinary user, a source without them) by name?
+  bool uses_handles() const;
+
   // The root node, for the FuseSession of the live mount. The volume's.
   Node* root();
 

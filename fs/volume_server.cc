@@ -565,6 +565,10 @@ int VolumeServer::run() {
     spdlog::info("drained clones are read {}",
                  clones_->passthrough() ? "by passthrough" : "through the daemon");
   }
+  for (const std::string& line : live_->lacks()) spdlog::info("here is {}", line);
+  if (!volume_->uses_handles()) {
+    spdlog::info("here are no file handles that may be opened: the source's objects are found by their names");
+  }
   if (!flusher_)
     spdlog::info("not an I/O flusher (that needs CAP_SYS_RESOURCE): when the machine is short of memory, "
                  "the daemon may wait for pages that are written back through it");

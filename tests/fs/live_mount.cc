@@ -40,6 +40,21 @@ std::string receive_line(int channel) {
   return line;
 }
 
+// Of those that are asked for: what Linux 6.1 or 5.11 does not have, and what can be done without.
+constexpr uint64_t kNewCapabilities = 0
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+                                      | FUSE_CAP_HANDLE_KILLPRIV_V2
+#endif
+#ifdef FUSE_CAP_NO_EXPORT_SUPPORT
+                                      | FUSE_CAP_NO_EXPORT_SUPPORT
+#endif
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+                                      | FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+#endif
+                                      | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+                                      FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_PARALLEL_DIROPS |
+                                      FUSE_CAP_ASYNC_DIO;
+
 struct Daemon {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Volume> volume;
@@ -67,6 +82,10 @@ struct Daemon {
     } else if (verb == "where") {
       const auto session_status = engine->status(name);
       return session_status ? "at " + session_status->destination : session_status.error().message;
+    } else if (verb == "lacks") {
+      std::string all;
+      for (const std::string& text : session->lacks()) all += text + "; ";
+      return all;
     } else {
       return "no such command: " + line;
     }
@@ -110,6 +129,7 @@ int serve(int channel, const std::string& source, const std::string& mountpoint,
   FuseSessionOptions session_options;
   session_options.source = source;
   session_options.writeback = options.writeback;
+  if (options.old_kernel) session_options.without = kNewCapabilities;
   if (geteuid() == 0) session_options.mount_options = {"allow_other", "dev", "suid"};
   auto session = FuseSession::create(daemon.volume->root(), session_options);
   if (!session) return failed(session.error());

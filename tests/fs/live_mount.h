@@ -12,6 +12,7 @@ class LiveMount {
  public:
   struct Options {
     bool writeback = true;
+    bool old_kernel = false;    // without what came after Linux 5.11, as far as it can be left out
     bool handles = true;        // false: as an ordinary user's daemon, and few descriptors
     bool copy_threads = false;  // nothing is drained but by drain()
   };
@@ -31,7 +32,7 @@ class LiveMount {
   std::string scratch(const std::string& name) const { return base_ + "/" + name; }
 
   // A command for the child, and its answer: "" done, else the error.
-  //   flush | create NAME PATH | activate NAME | copy NAME PATH | drain NAME
+  //   flush | create NAME PATH | activate NAME | copy NAME PATH | drain NAME | lacks
   std::string command(const std::string& line);
   std::string clone_in_pool(const std::string& name);  // its directory
 
