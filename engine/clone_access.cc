@@ -73,6 +73,8 @@ class CloneImpl final : public Clone {
         }
         o->times_set = false;
       }
+      // From now on the pool's file tells; its ctime may be an earlier one: clocks are set back.
+      if (o->finished) o->finished_at = timespec{};
     }
     core_.row_changed(*session_, *o);
   }

@@ -867,6 +867,26 @@ TEST(Clones, inode_numbers_stay_from_one_generation_to_the_next) {
   EXPECT_GT(slot, 0u);
 }
 
+TEST(Clones, times_set_on_a_drained_file_are_shown_though_the_clock_was_set_back) {
+  DirectVolume v(Where::kDisk);
+  make_tree(v);
+  CreateOptions options = v.options("c");
+  options.activate = true;
+  ASSERT_EQ(code(v.engine().create(options)), 0);
+  ASSERT_TRUE(v.drain("c"));
+  const auto clone = v.engine().clone("c");
+  struct stat pool {};
+  ASSERT_EQ(fstatat((*clone)->root(), "file", &pool, AT_SYMLINK_NOFOLLOW), 0);
+  const timespec times[2] = {{5, 6}, {7, 8}};
+  (*clone)->changed(pool.st_ino, times);
+  pool.st_atim = times[0];
+  pool.st_mtim = times[1];
+  pool.st_ctim.tv_sec -= 3600;
+  (*clone)->present(&pool);
+  EXPECT_EQ(pool.st_atim.tv_sec, 5);
+  EXPECT_EQ(pool.st_mtim.tv_sec, 7);
+}
+
 TEST(Clones, a_clone_that_is_gone_answers_estale) {
   DirectVolume v;
   make_tree(v);
