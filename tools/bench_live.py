@@ -4,7 +4,7 @@ import time
 
 import bench_systems
 from bench_aims import AHEAD, CLONE_AIM, DATA, GEOMEANS, METADATA, ROWS, geomean
-from bench_places import Missing, Writer, io_case, io_cases, make_file, make_tree, syncfs
+from bench_places import Missing, Writer, io_case, io_cases, make_file, make_tree, syncfs, wait_for
 from bench_systems import CLONE, CLONEFS, FUSE_PEERS, NATIVE, OURS, OVERLAYFS
 from bench_table import Table, number, progress, spread
 from bench_tools import CASES as TOOL_CASES, Tree
@@ -185,8 +185,7 @@ def part_c(work, p):
     add_geomeans(table, comparison, work.place)
     table.plot = {"systems": comparison.names[1:], "where": where, "name": work.place}
     for system in reversed(systems):
-        if system.volume:
-            work.remove(system.volume)
+        system.remove(work)
     return [table]
 
 
@@ -196,7 +195,7 @@ def part_d(work, p):
     filler = fill(p)
     native = bench_systems.mount(work, NATIVE, filler, False)
     volume = work.volume("drained-live", fill(p, ballast=p.ballast))
-    live = bench_systems.System(CLONEFS, volume.path, volume.beneath(), volume=volume)
+    live = bench_systems.System(CLONEFS, volume.path, volume.beneath(), thing=volume)
     table = Table(
         "d. Live mount with an active, draining clone of the whole volume against the native directory",
         ["case", "unit", "native", "clonefs", "clonefs / native", "p50 native / clonefs (us)"],
@@ -227,7 +226,8 @@ def part_d(work, p):
                   case=row, unit=unit, ratio=statistics.median(ratios),
                   repetitions=comparison.rows[row])
     beside = part_d_foreground(work, p, volume)
-    work.remove(volume)
+    live.remove(work)
+    native.remove(work)
     return [table, beside]
 
 
@@ -263,6 +263,10 @@ def part_d_foreground(work, p, volume):
     return table
 
 
+def mostly_precopied(status):
+    return status["tracks_pending"] * 20 <= status["tracks_total"]
+
+
 def beside(work, p, volume, phase, mode, name):
     """p99 in us before the session and with it."""
     precopied = phase == "draining clone, precopied"
@@ -273,7 +277,8 @@ def beside(work, p, volume, phase, mode, name):
         writer.window("before", begin, time.monotonic_ns())
         if precopied:
             volume.control(f"create {name} . --precopy")
-            volume.wait(name, "precopied")
+            # Under a writer there is always some track left: `precopied` may never come.
+            wait_for(lambda: mostly_precopied(volume.status(name)), "precopy", timeout=60)
             begin, _ = volume.control(f"activate {name}")
         elif phase == "precopy":
             begin, _ = volume.control(f"create {name} . --precopy")

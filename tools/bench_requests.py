@@ -178,7 +178,6 @@ def part_requests(work, p):
                             if count >= OPERATIONS / 20)],
                   case=title, requests={name: dict(c) for name, c in counts.items()},
                   operations=OPERATIONS)
-    for system in systems:
-        if system.volume:
-            work.remove(system.volume)
+    for system in reversed(systems):
+        system.remove(work)
     return [table]

@@ -114,7 +114,7 @@ def measure(options, build):
                 at = time.monotonic()
                 try:
                     tables = bench_parts.PARTS[part](work, p)
-                except Missing as e:
+                except (Missing, OSError) as e:  # the other parts are worth having
                     print(f"\npart {part}: {e}", file=sys.stderr, flush=True)
                     result["tables"].append({"part": part, "missing": str(e)})
                     continue

@@ -31,14 +31,21 @@ ENABLE_URING = "/sys/module/fuse/parameters/enable_uring"
 
 
 class System:
-    """PATH is used, BENEATH leads to the same files past it (None: it is the file system itself)."""
+    """PATH is used, BENEATH leads to the same files past it (None: it is the file system itself).
+    THING of the workplace it is: to be removed; it has a `pid` if a daemon serves it."""
 
-    def __init__(self, name, path, beneath=None, only_reads=False, volume=None):
+    def __init__(self, name, path, beneath=None, only_reads=False, thing=None):
         self.name = name
         self.path = path
         self.beneath = beneath
         self.only_reads = only_reads
-        self.volume = volume
+        self.thing = thing
+
+    def remove(self, work):
+        if self.thing:
+            work.remove(self.thing)
+        else:
+            shutil.rmtree(self.path)
 
 
 class Peer:
@@ -46,15 +53,15 @@ class Peer:
 
     def __init__(self, work, name, fill):
         self.name = name
-        self.base = work.directory(f"peer-{name}")
-        self.source, self.path, empty, scratch = (
-            os.path.join(self.base, part) for part in ("source", "mount", "empty", "work"))
-        for path in (self.source, self.path, empty, scratch):
+        self.path = work.directory(f"peer-{name}")
+        self.source, self.mountpoint, empty, scratch = (
+            os.path.join(self.path, part) for part in ("source", "mount", "empty", "work"))
+        for path in (self.source, self.mountpoint, empty, scratch):
             os.mkdir(path)
         self.process = None
         self.mounted = False
-        self.log = os.path.join(self.base, "log")
-        self.words = {"SOURCE": self.source, "MOUNT": self.path, "EMPTY": empty, "WORK": scratch}
+        self.log = os.path.join(self.path, "log")
+        self.words = {"SOURCE": self.source, "MOUNT": self.mountpoint, "EMPTY": empty, "WORK": scratch}
         fill(self.source)
 
     def mount(self):
@@ -63,7 +70,7 @@ class Peer:
         syncfs(self.source)
         if self.name == OVERLAYFS:
             run("mount", "-t", "overlay", "overlay", "-o",
-                self.fill_in("lowerdir=EMPTY,upperdir=SOURCE,workdir=WORK"), self.path)
+                self.fill_in("lowerdir=EMPTY,upperdir=SOURCE,workdir=WORK"), self.mountpoint)
             self.mounted = True
             return
         command = [self.fill_in(word) for word in FUSE_PEERS[self.name]]
@@ -78,7 +85,7 @@ class Peer:
             if self.process.poll() is not None:
                 with open(self.log, encoding="utf-8", errors="replace") as log:
                     raise Missing(f"{self.name}: {log.read()[-300:].strip()}")
-            return os.path.ismount(self.path)
+            return os.path.ismount(self.mountpoint)
         wait_for(answers, f"{self.name} to be mounted")
         self.mounted = True
 
@@ -89,7 +96,7 @@ class Peer:
 
     def close(self):
         if self.mounted:
-            end_mount(self.path)
+            end_mount(self.mountpoint)
         if self.process is not None:
             try:
                 self.process.wait(timeout=30)
@@ -141,15 +148,15 @@ def mount(work, name, fill, uring):
         else:
             with UringEnabled():
                 volume = mount_clonefs(work, "live-uring", fill, True)
-        return System(name, volume.path, volume.beneath(), volume=volume)
+        return System(name, volume.path, volume.beneath(), thing=volume)
     if name == CLONE:
         volume = work.volume("cloned", fill)
         volume.control("copy clone .")
         volume.wait("clone")
         volume.control("terminate clone")
         return System(name, f"{volume.path}/.clonefs/clones/clone",
-                      volume.beneath(".clonefs/pool/clones/clone"), only_reads=True, volume=volume)
+                      volume.beneath(".clonefs/pool/clones/clone"), only_reads=True, thing=volume)
     peer = Peer(work, name, fill)
     work.open.append(peer)
     peer.mount()
-    return System(name, peer.path, peer.source)
+    return System(name, peer.mountpoint, peer.source, thing=peer)
