@@ -109,6 +109,7 @@ class Behaviour:
     fuse = True
     live = True
     writeback = False
+    a_path_holds = True
     volume = None
 
     def setUp(self):
@@ -613,6 +614,14 @@ class Behaviour:
         os.rename(self.at("d"), self.at("e"))
         with open("f", "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=directory)) as file:
             self.assertEqual(file.read(), b"data")
+        if self.a_path_holds:  # nothing but such a descriptor, what has no name any more
+            self.make("lone", b"alone")
+            path = self.open("lone", os.O_PATH)
+            os.unlink(self.at("lone"))
+            os.setxattr(f"/proc/self/fd/{path}", "user.a", b"1")
+            self.assertEqual(os.getxattr(f"/proc/self/fd/{path}", "user.a"), b"1")
+            with open(f"/proc/self/fd/{path}", "rb") as file:
+                self.assertEqual(file.read(), b"alone")
         self.fails(errno.ELOOP, os.open, self.at("e/s"), os.O_RDONLY | os.O_NOFOLLOW)
         self.fails(errno.ENOTDIR, os.open, self.at("e/f"), os.O_RDONLY | os.O_DIRECTORY)
         self.fails(errno.ENOTDIR, os.stat, self.at("e/f/x"))
@@ -1025,6 +1034,7 @@ class WithSessions(OnVolume, unittest.TestCase):
 
 class DrainedClone(OnVolume, unittest.TestCase):
     """A clone that is an ordinary tree: as root by passthrough."""
+    a_path_holds = False  # fs/CONTROL.md
 
     @classmethod
     def setUpClass(cls):
