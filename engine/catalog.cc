@@ -200,7 +200,7 @@ Result<std::vector<SessionRow>> Catalog::sessions() {
     r.created_at = s.time(7);
     r.activated_at = s.time(9);
     r.fence_ns = static_cast<uint64_t>(s.number(11));
-    r.rate_limit = static_cast<uint64_t>(s.number(12));
+    r.pace = static_cast<uint64_t>(s.number(12));
     r.error = s.bytes(13);
     r.paths = s.bytes(14);
     r.selection = s.bytes(15);
@@ -300,7 +300,7 @@ Status Catalog::Batch::put_session(const SessionRow& r) {
       .bind(r.created_at)
       .bind(r.activated_at)
       .bind(r.fence_ns)
-      .bind(r.rate_limit)
+      .bind(r.pace)
       .text(r.error)
       .bind(r.paths)
       .text(r.selection)
@@ -316,10 +316,10 @@ Status Catalog::Batch::set_state(uint64_t session, int state, const std::string&
       .run("cannot write the state to the catalog");
 }
 
-Status Catalog::Batch::set_rate(uint64_t session, uint64_t bytes_per_s) {
+Status Catalog::Batch::set_rate(uint64_t session, uint64_t pace) {
   if (!begun_) return begun_;
   return Statement(catalog_, "UPDATE sessions SET rate_limit=? WHERE id=?")
-      .bind(bytes_per_s)
+      .bind(pace)
       .bind(session)
       .run("cannot write the rate to the catalog");
 }

@@ -29,7 +29,7 @@ struct SessionRow {
   bool nocopy = false;
   timespec created_at{}, activated_at{};
   uint64_t fence_ns = 0;
-  uint64_t rate_limit = 0;
+  uint64_t pace = 0;  // column rate_limit; -1 there: automatic
   std::string error;
   std::string paths;      // NUL after each
   std::string selection;  // "OFFSET:LENGTH,..." of bytes
@@ -85,7 +85,7 @@ class Catalog {
     Status put_meta(const std::string& key, const std::string& value);
     Status put_session(const SessionRow& row);
     Status set_state(uint64_t session, int state, const std::string& error);
-    Status set_rate(uint64_t session, uint64_t bytes_per_s);
+    Status set_rate(uint64_t session, uint64_t pace);
     Status put_object(const ObjectRow& row);
     Status set_altered(uint64_t session, uint32_t object);
     Status drop_object(uint64_t session, uint32_t object);

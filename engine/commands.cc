@@ -166,6 +166,7 @@ Status Core::create(const CreateOptions& o) {
     s->paths = o.paths;
     s->selection = o.extents;
     s->nocopy = o.nocopy;
+    s->pace = o.pace;
     s->created_at = now();
     {
       Catalog::Batch batch(*catalog_);
@@ -576,15 +577,15 @@ void Core::notify_clones(const std::string& name) {
   if (changed) changed(name);
 }
 
-Status Core::set_rate(const std::string& name, uint64_t bytes_per_s) {
+Status Core::set_rate(const std::string& name, uint64_t pace) {
   const std::lock_guard command(command_mutex_);
   const auto s = find(name);
   if (s == nullptr)
     return no_clone(name);
-  s->rate_limit.store(bytes_per_s);
+  s->pace.store(pace);
   if (!s->building) {
     Catalog::Batch batch(*catalog_);
-    auto status = batch.set_rate(s->id, bytes_per_s);
+    auto status = batch.set_rate(s->id, pace);
     if (status) status = batch.commit();
     if (!status) return status;
   }

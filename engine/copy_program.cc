@@ -26,6 +26,8 @@ constexpr size_t kSmallFilesEach = 16;
 // A writer waits for no more than this when it meets the copy program in its own tracks.
 constexpr uint64_t kPutTogether = 256 << 10;
 constexpr auto kPrecopyCheckpoint = std::chrono::seconds(5);
+// Of the automatic pace: longer than most requests take, so that what begins in a rest is alone.
+constexpr auto kTurn = std::chrono::milliseconds(50);
 constexpr auto kPassPause = std::chrono::milliseconds(200);
 // After an error; twice as long after each further one.
 constexpr auto kErrorPause = std::chrono::milliseconds(100);
@@ -216,7 +218,8 @@ bool Core::step_read(const SessionPtr& s) {
   }
   // As many pieces as can be copied at the same time, and some small files more.
   const unsigned workers = crew_.helpers() + 1;
-  const uint64_t limit = s->rate_limit.load();
+  const uint64_t pace = s->pace.load();
+  const uint64_t limit = pace == kPaceAuto ? 0 : pace;
   const uint64_t most_bytes =
       limit == 0 ? workers * kChunk : std::min<uint64_t>(workers * kChunk, limit / 8);
   const size_t most_pieces = workers == 1 ? 1 : workers * kSmallFilesEach;
@@ -495,6 +498,17 @@ void Core::work(const SessionPtr& s) {
   auto window = Clock::now();
   uint64_t window_bytes = 0;
   auto due = Clock::now();
+  Clock::duration worked{};  // since the last rest
+  struct Use {
+    Pace& pace;
+    bool on = false;
+    void set(bool to) {
+      if (to && !on) pace.begin_use();
+      if (!to && on) pace.end_use();
+      on = to;
+    }
+    ~Use() { set(false); }
+  } use{pace_};
   for (;;) {
     uint64_t signal;
     {
@@ -503,9 +517,16 @@ void Core::work(const SessionPtr& s) {
       signal = s->worker_signal;
     }
     const unsigned errors = s->copy_errors;
+    const uint64_t pace = s->pace.load();
+    // While it waits for something to do, nobody asks the foreground.
+    use.set(pace == kPaceAuto);
+    const auto begin = Clock::now();
+    pace_.begin_turn();
     const bool more = step_read(s);
     const uint64_t bytes = s->loaded_bytes.exchange(0);
     step_finish(s);
+    pace_.end_turn();
+    if (!more) use.set(false);
     if (s->announce.exchange(false)) notify_clones(s->name);
     const auto now = Clock::now();
     window_bytes += bytes;
@@ -528,9 +549,13 @@ void Core::work(const SessionPtr& s) {
     }
     const auto called = [&] { return s->worker_stop || s->worker_signal != signal; };
     std::unique_lock lock(s->worker_mutex);
-    if (const uint64_t limit = s->rate_limit.load(); limit != 0 && bytes != 0) {
+    worked += now - begin;
+    if (pace == kPaceAuto && more && worked >= kTurn) {
+      s->worker_wake.wait_for(lock, pace_.rest(now, worked), called);
+      worked = {};
+    } else if (pace != kPaceAuto && pace != kPaceMax && bytes != 0) {
       due = std::max(due, now) + std::chrono::nanoseconds(static_cast<int64_t>(
-                                     static_cast<double>(bytes) * 1e9 / static_cast<double>(limit)));
+                                     static_cast<double>(bytes) * 1e9 / static_cast<double>(pace)));
       // A new limit counts at once, and so does the end.
       s->worker_wake.wait_until(lock, due, called);
       if (s->worker_signal != signal) due = Clock::now();

@@ -30,6 +30,7 @@
 #include "engine/event_log.h"
 #include "engine/fence.h"
 #include "engine/journal.h"
+#include "engine/pace.h"
 #include "engine/pool_guard.h"
 #include "engine/pool_watch.h"
 #include "engine/session.h"
@@ -47,6 +48,8 @@ struct ChangeState {
   Core* core = nullptr;
   unsigned fence_slot = 0;
   uint64_t epoch = 0;
+  Pace::Clock::time_point begin{};  // 0: nobody asks how long it takes
+  bool beside = false;              // something was copied when it began
   struct Part {
     SourceId id = 0;
     bool data = false;  // range changes
@@ -97,7 +100,7 @@ class Core {
   Status terminate(const std::vector<std::string>& names, bool force);
   Status remove(const std::vector<std::string>& names, bool force);
   Status resume(const std::vector<std::string>& names);
-  Status set_rate(const std::string& name, uint64_t bytes_per_s);
+  Status set_rate(const std::string& name, uint64_t pace);
   Status wait(const std::string& name, Engine::Goal goal,
               std::optional<std::chrono::milliseconds> timeout);
 
@@ -255,6 +258,7 @@ class Core {
 
   Fence fence_;
   SourceMap sources_;
+  Pace pace_;
   EventLog events_;
   PoolWatch pool_watch_;
 

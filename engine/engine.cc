@@ -38,6 +38,18 @@ Change Engine::change_size(SourceId id, int fd, uint64_t size) {
 Change Engine::change_attributes(SourceId id) { return core_->change_attributes(id); }
 Change Engine::change_names(const NamesChange& names) { return core_->change_names(names); }
 
+Engine::Foreground::Foreground(Engine& engine) {
+  if (!engine.core_->pace_.wanted()) return;
+  core_ = engine.core_.get();
+  beside_ = core_->pace_.copying();
+  begin_ = std::chrono::steady_clock::now();
+}
+Engine::Foreground::~Foreground() {
+  if (core_ == nullptr) return;
+  core_->pace_.note(detail::thread_slot(), beside_,
+                    std::chrono::steady_clock::now() - begin_);
+}
+
 void Engine::set_flush(std::function<Status(const Wanted&)> flush) {
   const std::lock_guard lock(core_->hooks_mutex_);
   core_->flush_ = std::move(flush);

@@ -69,12 +69,17 @@ struct EngineOptions {
   bool share = true;
 };
 
+// How fast a copy program is: bytes a second, or one of these.
+inline constexpr uint64_t kPaceMax = 0;
+inline constexpr uint64_t kPaceAuto = UINT64_MAX;  // it keeps out of the foreground's way (engine/pace.h)
+
 struct CreateOptions {
   std::string name;
   std::vector<std::string> paths;  // relative to the volume, "." is all of it
   bool precopy = false;            // start precopy at once
   bool nocopy = false;             // no background copy
   bool activate = false;           // ACTIVE COPY
+  uint64_t pace = kPaceAuto;
   bool thin = false;               // don't ask whether the pool has room for all
   std::vector<ByteRange> extents;  // empty: whole files. Else: this part of each file
   std::optional<TrackSize> track_size;
@@ -105,6 +110,7 @@ struct SessionStatus {
   uint64_t bytes_total = 0;
   uint64_t bytes_copied = 0;
   uint64_t rate_limit = 0;  // bytes a second, 0: none
+  bool pace_auto = true;
   uint64_t rate_bytes_per_s = 0;
   int64_t eta_s = -1;              // -1: unknown
   std::vector<unsigned> sessions;  // ids of its columns
@@ -269,6 +275,21 @@ class Engine {
   // Entries of directories change.
   Change change_names(const NamesChange& names);
 
+  // A request of the volume that is no change, for as long as the returned object lives: an automatic pace
+  // goes by how long these and the changes take.
+  class Foreground {
+   public:
+    explicit Foreground(Engine& engine);
+    ~Foreground();
+    Foreground(const Foreground&) = delete;
+    Foreground& operator=(const Foreground&) = delete;
+
+   private:
+    detail::Core* core_ = nullptr;  // nobody asks: nullptr
+    bool beside_ = false;
+    std::chrono::steady_clock::time_point begin_;
+  };
+
   // --- what the activation asks of the caller -------------------------------------------------
   // Called in ACTIVATE outside the fence, several times: make the dirty pages of every file with a
   // writable open for which WANTED is true reach the engine, and wait. Set before commands come.
@@ -287,8 +308,8 @@ class Engine {
   Status remove(const std::vector<std::string>& names, bool force = false);
   // The copy programs that errors have paused go on; those that run are not held up.
   Status resume(const std::vector<std::string>& names);
-  // 0: no limit.
-  Status set_rate(const std::string& name, uint64_t bytes_per_s);
+  // PACE: bytes a second, kPaceMax, kPaceAuto.
+  Status set_rate(const std::string& name, uint64_t pace);
   enum class Goal { kPrecopied, kCopied };
   // Waits until the session has reached the goal. ETIMEDOUT; an error at once when it can't.
   Status wait(const std::string& name, Goal goal, std::optional<std::chrono::milliseconds> timeout);

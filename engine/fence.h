@@ -15,6 +15,14 @@
 
 namespace clonefs::detail {
 
+// A small number of the calling thread, which few others have.
+inline constexpr unsigned kThreadSlots = 32;
+inline unsigned thread_slot() {
+  static std::atomic<unsigned> next{0};
+  thread_local const unsigned slot = next.fetch_add(1, std::memory_order_relaxed) % kThreadSlots;
+  return slot;
+}
+
 class Fence {
  public:
   // LIMIT 0: none.
@@ -22,8 +30,7 @@ class Fence {
 
   // Returns the slot that leave() takes.
   unsigned enter() {
-    static std::atomic<unsigned> next{0};
-    thread_local const unsigned slot = next.fetch_add(1, std::memory_order_relaxed) % kSlots;
+    const unsigned slot = thread_slot();
     for (;;) {
       slots_[slot].shares.fetch_add(1, std::memory_order_seq_cst);
       if (!closed_.load(std::memory_order_seq_cst)) return slot;
@@ -68,7 +75,6 @@ class Fence {
   }
 
  private:
-  static constexpr unsigned kSlots = 32;
   struct alignas(64) Slot {
     std::atomic<uint64_t> shares{0};
   };
@@ -80,7 +86,7 @@ class Fence {
   }
 
   const std::chrono::milliseconds limit_;
-  std::array<Slot, kSlots> slots_;
+  std::array<Slot, kThreadSlots> slots_;
   std::atomic<bool> closed_{false};
   std::chrono::steady_clock::time_point closed_at_;  // guarded by mutex_
   std::mutex mutex_;

@@ -40,6 +40,10 @@ Change Core::begin_change() {
   change.state_->core = this;
   change.state_->fence_slot = fence_.enter();
   change.state_->epoch = sources_.attach_epoch();
+  if (pace_.wanted()) {
+    change.state_->begin = Pace::Clock::now();
+    change.state_->beside = pace_.copying();
+  }
   return change;
 }
 
@@ -186,6 +190,8 @@ void Core::sweep_limbo() {
 }
 
 void Core::end_change(ChangeState& state) {
+  if (state.begin != Pace::Clock::time_point{})
+    pace_.note(state.fence_slot, state.beside, Pace::Clock::now() - state.begin);
   const bool attached_since = state.epoch != sources_.attach_epoch();
   for (auto& part : state.parts) {
     if (attached_since) sources_.find(part.id, &part.seen);

@@ -387,7 +387,7 @@ Status Core::load_session(const SessionRow& row, const LastEnd& end) {
   s->created_at = row.created_at;
   s->activated_at = row.activated_at;
   s->fence_ns = row.fence_ns;
-  s->rate_limit = row.rate_limit;
+  s->pace = row.pace;
   s->error = row.error;
   s->building = false;
   bool slot_taken = false;

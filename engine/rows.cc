@@ -24,7 +24,7 @@ SessionRow Core::row_of(const Session& s) const {
   r.created_at = s.created_at;
   r.activated_at = s.activated_at;
   r.fence_ns = s.fence_ns;
-  r.rate_limit = s.rate_limit.load();
+  r.pace = s.pace.load();
   {
     const std::lock_guard lock(s.text_mutex);
     r.error = s.error;

@@ -192,7 +192,7 @@ struct Session : std::enable_shared_from_this<Session> {
   std::atomic<bool> building{true};  // CREATE is not done yet
   std::atomic<bool> removed{false};  // terminated with force or deleted: nothing shows it any more
   std::atomic<int64_t> refusal_said{0};  // when, of a write (OnError::kFailWrite); seconds
-  std::atomic<uint64_t> rate_limit{0};
+  std::atomic<uint64_t> pace{kPaceAuto};
   timespec activated_at{};  // written once, before the state becomes CopyInProgress
   std::atomic<uint64_t> fence_ns{0};  // written just after the state
 

@@ -85,7 +85,8 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   r.clone_read_tracks = c.clone_read_tracks;
   r.bytes_total = c.bytes_total;
   r.bytes_copied = c.bytes_copied;
-  r.rate_limit = s->rate_limit;
+  r.pace_auto = s->pace == kPaceAuto;
+  r.rate_limit = r.pace_auto ? 0 : s->pace.load();
   r.transfer = method_works_ ? method_ == Method::kShare ? "share" : "server" : "write";
   r.rate_bytes_per_s = s->rate_now;
   if (r.state == SessionState::kCopied || r.state == SessionState::kTerminated || s->precopied) {

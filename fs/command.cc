@@ -82,6 +82,19 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
   return chosen.front()->get_name() + ": " + text;
 }
 
+uint64_t pace_of(const std::string& text) {
+  if (text == "auto") return kPaceAuto;
+  if (text == "max" || text == "unlimited") return kPaceMax;
+  const uint64_t bytes = size_of(text);
+  if (bytes == 0) refuse("a pace of 0 would never end. Write auto, max (or unlimited), or bytes a second.");
+  return bytes;
+}
+
+std::string pace_word(uint64_t pace) {
+  if (pace == kPaceAuto) return "auto";
+  return pace == kPaceMax ? "max" : std::to_string(pace);
+}
+
 }  // namespace
 
 const char* to_string(Verb verb) {
@@ -124,6 +137,7 @@ std::string format_command(const Command& command) {
   if (create.precopy) words.emplace_back("--precopy");
   if (create.nocopy) words.emplace_back("--nocopy");
   if (create.thin) words.emplace_back("--thin");
+  if (create.pace != kPaceAuto) words.push_back("--pace=" + pace_word(create.pace));
   for (const ByteRange& range : create.extents) {
     words.push_back("--extent=" + std::to_string(range.offset) + ":" +
                     std::to_string(range.length));
@@ -144,7 +158,7 @@ std::string format_command(const Command& command) {
   words.insert(words.end(), create.paths.begin(), create.paths.end());
   words.insert(words.end(), command.names.begin(), command.names.end());
   if (command.verb == Verb::kRate) {
-    words.push_back(command.rate == 0 ? "unlimited" : std::to_string(command.rate));
+    words.push_back(pace_word(command.rate));
   }
   return join_words(words) + "\n";
 }
@@ -184,6 +198,10 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
     sub->add_flag("--nocopy", create.nocopy,
                   "no background copy: only tracks that are written or read get copied");
     sub->add_flag("--thin", create.thin, "do not ask whether the pool has room for everything");
+    sub->add_option_function<std::string>(
+        "--pace", [&create](const std::string& text) { create.pace = pace_of(text); },
+        "of the background copy: auto (the default: it keeps out of the way of programs that use the "
+        "volume), max, or bytes a second (10M)");
     sub->add_option_function<std::vector<std::string>>(
            "--extent",
            [&create](const std::vector<std::string>& texts) {
@@ -253,17 +271,12 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
          "a session, or a file of the volume")
       ->required();
 
-  sub = add(Verb::kRate, "Limit the speed of a session's copy program; may change while it runs");
+  sub = add(Verb::kRate, "The pace of a session's copy program; may change while it runs");
   one_name(sub);
   sub->add_option_function<std::string>(
-         "BYTES_PER_S",
-         [&draft](const std::string& text) {
-           draft.rate = text == "unlimited" ? 0 : size_of(text);
-           if (draft.rate == 0 && text != "unlimited") {
-             refuse("a rate of 0 would never end. Write unlimited for no limit.");
-           }
-         },
-         "bytes a second (10M), or unlimited")
+         "PACE", [&draft](const std::string& text) { draft.rate = pace_of(text); },
+         "bytes a second (10M); auto: it keeps out of the way of programs that use the volume; max or "
+         "unlimited: as fast as it goes")
       ->required();
 
   sub = add(Verb::kResume, "Go on with copy programs that errors have paused");

@@ -46,7 +46,7 @@ struct Command {
   bool force = false;
   Engine::Goal goal = Engine::Goal::kCopied;
   std::optional<std::chrono::milliseconds> timeout;
-  uint64_t rate = 0;  // bytes a second; 0: no limit
+  uint64_t rate = kPaceAuto;  // of verb rate: as CreateOptions::pace
 };
 
 // The command as one control line, without what is the command line's alone.

@@ -62,6 +62,7 @@ SourceFile::~SourceFile() {
 }
 
 void SourceFile::read(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) {
+  const Engine::Foreground foreground(node_.volume().engine());
   char* buffer = reply_space(size);
   // The kernel keeps what it reads ahead in the mount's cache: once is enough.
   std::atomic<bool>& uncached = node_.volume().reads_uncached;
@@ -128,6 +129,7 @@ void SourceFile::flush(fuse_req_t req, fuse_file_info*) {
 }
 
 void SourceFile::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {
+  const Engine::Foreground foreground(node_.volume().engine());
   if (!data_only) node_.restore_mtime(fd_.get());
   const int result = data_only ? fdatasync(fd_.get()) : ::fsync(fd_.get());
   fuse_reply_err(req, result == 0 ? 0 : errno);

@@ -97,6 +97,11 @@ std::string short_time(const timespec& time) {
   return text;
 }
 
+std::string pace(const SessionStatus& s) {
+  if (s.pace_auto) return "auto";
+  return s.rate_limit == 0 ? "max" : std::to_string(s.rate_limit);
+}
+
 Json to_json(const SessionStatus& s) {
   Json json;
   json["name"] = s.name;
@@ -120,6 +125,7 @@ Json to_json(const SessionStatus& s) {
   json["bytes_total"] = s.bytes_total;
   json["bytes_copied"] = s.bytes_copied;
   json["nocopy"] = s.nocopy;
+  json["pace"] = pace(s);
   json["rate_limit"] = s.rate_limit == 0 ? Json(nullptr) : Json(s.rate_limit);
   json["transfer"] = s.transfer;
   json["rate_bytes_per_s"] = s.rate_bytes_per_s;
@@ -208,8 +214,8 @@ std::string status_details(const SessionStatus& s) {
       {"last track", s.last_track.empty() ? "-" : printable(s.last_track)},
       {"copied",
        format_size(s.bytes_copied) + " of " + format_size(s.bytes_total) + " (" + percent(s) + ")"},
-      {"rate", format_size(s.rate_bytes_per_s) + "/s, limit " +
-                   (s.rate_limit == 0 ? "none" : format_size(s.rate_limit) + "/s")},
+      {"rate", format_size(s.rate_bytes_per_s) + "/s, pace " +
+                   (s.rate_limit == 0 ? pace(s) : format_size(s.rate_limit) + "/s")},
       {"data gets to the pool by", s.transfer},
       {"left", s.eta_s < 0 ? "-" : duration(s.eta_s)},
       {"background copy", s.nocopy ? "no" : "yes"},

@@ -59,7 +59,12 @@ TEST(Command, Forms) {
   c = parsed("terminate a --force");
   EXPECT_TRUE(c.force);
   EXPECT_EQ(parsed("rate a 10M").rate, 10u << 20);
-  EXPECT_EQ(parsed("rate a unlimited").rate, 0u);
+  EXPECT_EQ(parsed("rate a unlimited").rate, kPaceMax);
+  EXPECT_EQ(parsed("rate a max").rate, kPaceMax);
+  EXPECT_EQ(parsed("rate a auto").rate, kPaceAuto);
+  EXPECT_EQ(parsed("copy a .").create.pace, kPaceAuto);
+  EXPECT_EQ(parsed("copy a . --pace 3M").create.pace, 3u << 20);
+  EXPECT_EQ(parsed("create a . --pace max").create.pace, kPaceMax);
   EXPECT_TRUE(parsed("status --json").json);
   EXPECT_EQ(parsed("status a").names, (std::vector<std::string>{"a"}));
   EXPECT_EQ(parsed("extents dir/file").names, (std::vector<std::string>{"dir/file"}));
@@ -112,6 +117,8 @@ TEST(Command, Refused) {
                            "rate a",
                            "rate a 0",
                            "rate a fast",
+                           "copy a . --pace 0",
+                           "copy a . --pace slow",
                            "rate a 1 2",
                            "status --watch",
                            "status --mount /x",
@@ -141,13 +148,14 @@ TEST(Command, FormatIsReadBack) {
        {"create db1 a 'b c' . --precopy --thin --extent 0:64K --track-size 1M", "copy x -- -a '*'",
         "precopy a b", "activate a", "status", "status a --json", "list", "wait a --for precopied",
         "wait a --timeout 0.25", "terminate a b --force", "delete a", "extents d/f", "rate a 1K",
-        "rate a unlimited", "resume a b", "verify a --json", "copy x --nocopy 'it'\\''s'"}) {
+        "rate a unlimited", "rate a auto", "copy a . --pace=7", "copy a . --pace=max", "resume a b", "verify a --json", "copy x --nocopy 'it'\\''s'"}) {
     const std::string text = format_command(parsed(line));
     EXPECT_EQ(format_command(parsed(text)), text) << line;
     EXPECT_EQ(parsed(text).create.paths, parsed(line).create.paths);
     EXPECT_EQ(parsed(text).names, parsed(line).names);
     EXPECT_EQ(parsed(text).timeout, parsed(line).timeout);
     EXPECT_EQ(parsed(text).rate, parsed(line).rate);
+    EXPECT_EQ(parsed(text).create.pace, parsed(line).create.pace);
   }
 }
 

@@ -76,6 +76,7 @@ TEST(StatusText, JsonHasEveryKeyAndIsUtf8) {
                           "track_size",
                           "nocopy",
                           "rate_limit",
+                          "pace",
                           "transfer",
                           "fence_ns"}) {
     EXPECT_TRUE(s.contains(key)) << key;
