@@ -26,7 +26,7 @@ class Parameters:
         self.seconds = 0.2 if quick else 2.0
         self.before_s = 0.2 if quick else 0.5
         self.after_s = 0.2 if quick else 0.5
-        self.rewrite_s = 1.0 if quick else 3.0
+        self.rewrite_s = 0.5 if quick else 3.0
         self.peer_reps = 1 if quick else 3
 
 

@@ -169,11 +169,15 @@ def part_requests(work, p):
         progress(f"requests: {title}")
         counts = {}
         for system in systems:
-            syncfs(system.path)
             program = Program(f"{system.path}/top", tree)
-            counts[system.name] = trace.count(system.path, lambda: operation(program))
-        first = counts[systems[0].name]
-        table.add([title, *(f"{sum(c.values()) / OPERATIONS:.2f}" for c in counts.values()),
+            try:
+                syncfs(system.path)
+                counts[system.name] = trace.count(system.path, lambda: operation(program))
+            except (Missing, OSError) as e:
+                table.why_missing.append(f"{system.name}, {title}: {e}")
+        first = counts.get(systems[0].name, collections.Counter())
+        table.add([title, *(f"{sum(counts[s.name].values()) / OPERATIONS:.2f}"
+                            if s.name in counts else "-" for s in systems),
                    " ".join(f"{name} {count / OPERATIONS:.2g}" for name, count in first.most_common()
                             if count >= OPERATIONS / 20)],
                   case=title, requests={name: dict(c) for name, c in counts.items()},
