@@ -13,6 +13,8 @@ namespace {
 
 // More files than this are synced faster all at once.
 constexpr size_t kSyncOneByOne = 16;
+// What was kept of as many for a moment is worth giving back.
+constexpr size_t kManyObjects = 10'000;
 // A source that changed so short before it was looked at could change again without another ctime.
 constexpr time_t kFreshSeconds = 2;
 
@@ -154,6 +156,10 @@ Status Core::checkpoint(const std::vector<SessionPtr>& extra) {
     }
   }
   if (rotated) journal_->release();
+  if (snapshots.size() > kManyObjects) {
+    snapshots = {};
+    give_back_memory();
+  }
   return {};
 }
 

@@ -25,16 +25,11 @@ bool is_session_name(std::string_view name) {
 
 namespace clonefs::detail {
 
-namespace {
-
-// After a command that has used much for a moment: the allocator would keep it.
 void give_back_memory() {
 #ifdef __GLIBC__
   ::malloc_trim(0);
 #endif
 }
-
-}  // namespace
 
 timespec now() {
   timespec t{};

@@ -360,7 +360,7 @@ class Core {
   void remove_volatile_track_file(uint64_t id);
   Status find_pins(Session& s, int tree);
   int pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)>& fn);
-  Status set_filters(Session& s, int dir, const PathNode& node);
+  Status set_filters(Session& s, const Object& dir, const PathNode& node);
 
   // failures.cc
   int record_loss(const Session& s);
@@ -397,6 +397,8 @@ class Core {
 };
 
 timespec now();
+// The allocator keeps what was used for a moment: it goes back to the system. Takes milliseconds.
+void give_back_memory();
 inline bool same_time(const timespec& a, const timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }

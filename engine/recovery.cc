@@ -730,7 +730,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   Object& root = s->objects.front();
   root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
   if (root.filter != nullptr) {
-    if (auto status = set_filters(*s, tree.get(), s->root_filter); !status) return status;
+    if (auto status = set_filters(*s, root, s->root_filter); !status) return status;
   }
   for (auto& o : s->objects) {
     if (o.gone) continue;
@@ -895,19 +895,26 @@ Status Core::checkpoint_all() {
   return checkpoint(sessions);
 }
 
-// Which directories above the selected paths are there in the skeleton, and with which names.
-Status Core::set_filters(Session& s, int dir, const PathNode& node) {
-  for (const auto& [name, child] : node.children) {
-    if (child.whole) continue;
-    const Fd fd(disk_, disk_.open(dir, name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW));
-    if (fd.get() == -ENOENT) continue;
-    struct stat st{};
-    const int e = fd ? disk_.stat(fd.get(), "", &st) : fd.get();
-    if (e < 0) return Error::from_errno(e, "cannot read " + name + " in the pool");
-    Object* o = s.by_pool_ino.find(st.st_ino);
-    if (o == nullptr) continue;
-    o->filter = &child;
-    if (auto status = set_filters(s, fd.get(), child); !status) return status;
+// Which directories above the selected paths are there in the skeleton, and with which names. One
+// descriptor at a time: a path may have many levels.
+Status Core::set_filters(Session& s, const Object& dir, const PathNode& node) {
+  std::vector<std::pair<Object*, const PathNode*>> inner;
+  {
+    const Fd fd = open_clone(dir, O_PATH | O_DIRECTORY);
+    if (!fd) return Error::from_errno(fd.get(), "cannot open " + path_of(s, dir) + " in the pool");
+    for (const auto& [name, child] : node.children) {
+      if (child.whole) continue;
+      struct stat st{};
+      const int e = disk_.stat(fd.get(), name.c_str(), &st);
+      if (e == -ENOENT) continue;
+      if (e < 0) return Error::from_errno(e, "cannot read " + name + " in the pool");
+      if (Object* o = s.by_pool_ino.find(st.st_ino); o != nullptr && o->is_directory())
+        inner.emplace_back(o, &child);
+    }
+  }
+  for (const auto& [o, child] : inner) {
+    o->filter = child;
+    if (auto status = set_filters(s, *o, *child); !status) return status;
   }
   return {};
 }

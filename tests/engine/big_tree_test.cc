@@ -117,9 +117,27 @@ TEST(BigTree, a_deep_tree_is_built_and_removed_with_few_descriptors) {
   ASSERT_TRUE(status) << status.error().message;
 }
 
+TEST(BigTree, a_long_selected_path_is_taken_up_with_few_descriptors) {
+  DirectVolume v;
+  make_deep(v, "top");
+  std::string path = "top";
+  for (int level = 0; level < kMany; ++level) path += "/d";
+  const FewDescriptors few(kDescriptors);
+  Status status = v.engine().create(v.options("c", {path}));
+  ASSERT_TRUE(status) << status.error().message;
+  status = v.kill_reopen();
+  ASSERT_TRUE(status) << status.error().message;
+  EXPECT_EQ(v.status("c").state, SessionState::kCreated) << v.status("c").error;
+  ASSERT_TRUE(v.engine().activate({"c"}));
+  EXPECT_EQ(v.clone_difference("c", v.capture({path}), {path}), "");
+}
+
 TEST(BigTree, many_directories_in_one_are_taken_up_with_few_descriptors) {
   DirectVolume v;
-  for (int i = 0; i < kMany; ++i) ASSERT_EQ(v.mkdir("d" + std::to_string(i)), 0);
+  for (int i = 0; i < kMany; ++i) {
+    ASSERT_EQ(v.mkdir("d" + std::to_string(i)), 0);
+    ASSERT_EQ(v.make("d" + std::to_string(i) + "/file", "x"), 0);
+  }
   ASSERT_TRUE(v.engine().create(v.options("c")));
   const FewDescriptors few(kDescriptors);
   const Status status = v.kill_reopen();
