@@ -18,16 +18,6 @@ constexpr auto kToldWithin = std::chrono::milliseconds(200);
 
 }  // namespace
 
-void end_session(FuseSession& session, std::thread& thread, const std::atomic<bool>& ended) {
-  session.stop();
-  // The loop looks at its end when a signal interrupts its wait; one that comes just before is
-  // lost.
-  while (!ended) {
-    ::pthread_kill(thread.native_handle(), SIGUSR1);
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-}
-
 Result<std::unique_ptr<ClonesMount>> ClonesMount::open(Parts parts, const std::string& mountpoint,
                                                        FuseSessionOptions options, bool switch_ids,
                                                        std::function<void()> ended) {
@@ -78,7 +68,7 @@ ClonesMount::~ClonesMount() {
   }
   if (!ended_) {
     if (!unmount(false)) (void)unmount(true);
-    end_session(*session_, thread_, ended_);
+    session_->stop();
   }
   thread_.join();
   notifier_.stop();  // it uses the session

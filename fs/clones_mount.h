@@ -55,7 +55,4 @@ class ClonesMount {
   std::atomic<bool> ended_{false};
 };
 
-// Makes SESSION's run() in THREAD return though its mount is still in use.
-void end_session(FuseSession& session, std::thread& thread, const std::atomic<bool>& ended);
-
 }  // namespace clonefs

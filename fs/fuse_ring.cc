@@ -20,11 +20,13 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <unordered_map>
+
+#include "fs/slow_kinds.h"
+#include "fs/worker_pool.h"
 
 namespace clonefs {
 
@@ -56,10 +58,6 @@ constexpr unsigned kEntries = 64;     // requests of one processor that are unde
 constexpr unsigned kFewEntries = 16;  // the same where there are very many processors
 constexpr int kManyQueues = 16;
 constexpr uint64_t kWake = 1;       // user data of the read of the event descriptor
-// A kind of request that took longer than this is given to workers for the next ones.
-constexpr std::chrono::microseconds kSlow{300};
-constexpr unsigned kSlowRequests = 64;
-constexpr size_t kOpcodes = 64;
 
 // An io_uring of one thread, with its memory mapped by us (IORING_SETUP_NO_MMAP, Linux 6.5), which
 // liburing before 2.5 cannot do. A mapping of the ring's file would keep the ring, and with it
@@ -224,7 +222,10 @@ thread_local void* own_queue = nullptr;
 class FuseRing::Queue {
  public:
   Queue(FuseRing& ring, unsigned number, size_t entries)
-      : ring_(ring), number_(number), entries_(entries) {}
+      : ring_(ring), number_(number), entries_(entries), workers_(entries, [this] {
+          pthread_setname_np(pthread_self(), ("ring-work-" + std::to_string(number_)).c_str());
+          bind_to_processor();
+        }) {}
 
   ~Queue() {
     stop();
@@ -267,11 +268,10 @@ class FuseRing::Queue {
       std::lock_guard lock(mutex_);
       stop_ = true;
       opened_.notify_all();
-      work_ready_.notify_all();
     }
     wake();
     thread_.join();
-    for (std::thread& worker : workers_) worker.join();
+    workers_.stop();
   }
 
   // ENTRY's reply is complete.
@@ -413,15 +413,13 @@ class FuseRing::Queue {
     ring_.requests_->add(in.unique, entry);
 
     const uint32_t opcode = in.opcode;
-    unsigned& slow = slow_[std::min<size_t>(opcode, kOpcodes - 1)];
-    if (ring_.callbacks_.may_wait(opcode, in.nodeid) || slow > 0) {
-      if (slow > 0) --slow;
-      hand_over(entry);
+    if (ring_.callbacks_.may_wait(opcode, in.nodeid) || slow_.expect(opcode)) {
+      workers_.post([this, entry] { serve(entry); });
       return;
     }
     const auto begin = std::chrono::steady_clock::now();
     serve(entry);
-    if (std::chrono::steady_clock::now() - begin > kSlow) slow = kSlowRequests;
+    slow_.took(opcode, std::chrono::steady_clock::now() - begin);
   }
 
   void refuse(Entry* entry, uint64_t unique) {
@@ -437,33 +435,6 @@ class FuseRing::Queue {
     serving = nullptr;
   }
 
-  void hand_over(Entry* entry) {
-    std::lock_guard lock(mutex_);
-    work_.push_back(entry);
-    if (idle_ >= work_.size() || workers_.size() >= entries_.size()) {
-      work_ready_.notify_one();
-    } else {
-      workers_.emplace_back([this] { work(); });
-    }
-  }
-
-  void work() {
-    pthread_setname_np(pthread_self(), ("ring-work-" + std::to_string(number_)).c_str());
-    bind_to_processor();
-    std::unique_lock lock(mutex_);
-    while (true) {
-      ++idle_;
-      work_ready_.wait(lock, [&] { return stop_ || !work_.empty(); });
-      --idle_;
-      if (work_.empty()) return;
-      Entry* entry = work_.front();
-      work_.pop_front();
-      lock.unlock();
-      serve(entry);
-      lock.lock();
-    }
-  }
-
   FuseRing& ring_;
   const unsigned number_;
   std::vector<Entry> entries_;
@@ -474,20 +445,17 @@ class FuseRing::Queue {
   uint64_t event_count_ = 0;
   bool woken_ = false;
   std::vector<Entry*> requests_;
-  std::array<unsigned, kOpcodes> slow_{};
+  SlowKinds slow_;
 
   std::mutex finished_mutex_;
   std::vector<Entry*> finished_;  // replied to by others than the queue's thread
 
   std::mutex mutex_;
   std::condition_variable opened_;
-  std::condition_variable work_ready_;
   int open_error_ = -1;
   bool started_ = false;
   bool stop_ = false;
-  size_t idle_ = 0;
-  std::deque<Entry*> work_;
-  std::vector<std::thread> workers_;
+  WorkerPool workers_;
   std::thread thread_;
 };
 

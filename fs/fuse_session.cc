@@ -23,6 +23,10 @@ extern char** environ;
 
 namespace clonefs {
 
+namespace {
+constexpr uint32_t kMaxWrite = 1 << 20;
+}
+
 // From libfuse's table of functions to nodes and handles.
 struct FuseDispatch {
   static FuseSession* session(fuse_req_t req) { return &FuseSession::of(req); }
@@ -118,7 +122,7 @@ struct FuseDispatch {
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
     want(FUSE_CAP_HANDLE_KILLPRIV_V2);
 #endif  // else the kernel changes the mode itself, at the price of that request
-    conn->max_write = 1 << 20;
+    conn->max_write = kMaxWrite;
     conn->max_background = 128;
     conn->congestion_threshold = 96;
     conn->time_gran = 1;
@@ -126,12 +130,8 @@ struct FuseDispatch {
     self->make_ring();
   }
 
-  // The transport when there may be a ring: libfuse reads and writes through these.
-  static ssize_t receive(int fd, void* buffer, size_t size, void* userdata) {
-    const ssize_t got = ::read(fd, buffer, size);
-    static_cast<FuseSession*>(userdata)->look_for_init(buffer, got);
-    return got;
-  }
+  // Where there may be a ring libfuse replies through these. (Requests are read by RequestLoop.)
+  static ssize_t receive(int fd, void* buffer, size_t size, void*) { return ::read(fd, buffer, size); }
   static ssize_t send(int fd, iovec* iov, int count, void* userdata) {
     return static_cast<FuseSession*>(userdata)->send(fd, iov, count);
   }
@@ -335,6 +335,15 @@ Result<std::unique_ptr<FuseSession>> FuseSession::create(Node* root, FuseSession
   if (self->session_ == nullptr) {
     return Error{EINVAL, "FUSE does not take the mount options " + text};
   }
+  RequestLoop::Callbacks callbacks;
+  callbacks.seen = [session = self.get()](const void* request, size_t size) {
+    session->look_for_init(request, size);
+  };
+  callbacks.may_wait = [session = self.get()](uint32_t opcode, uint64_t ino) {
+    return session->may_wait(opcode, ino);
+  };
+  self->loop_ = std::make_unique<RequestLoop>(self->session_, kMaxWrite, self->options_.threads,
+                                              std::move(callbacks));
   return self;
 }
 
@@ -397,24 +406,28 @@ constexpr uint32_t kInitExtended = 1u << 30;            // FUSE_INIT_EXT
 constexpr uint32_t kOverIoUring = 1u << (41 - 32);      // FUSE_OVER_IO_URING, in flags2
 }  // namespace
 
-void FuseSession::look_for_init(const void* buffer, ssize_t size) {
+void FuseSession::look_for_init(const void* buffer, size_t size) {
   if (max_write_.load(std::memory_order_relaxed) != 0) return;  // INIT was served
   struct {
     fuse_in_header head;
     fuse_init_in init;
   } request{};
-  if (size < static_cast<ssize_t>(sizeof request)) return;
+  if (size < sizeof request) return;
   std::memcpy(&request, buffer, sizeof request);
   if (request.head.opcode != FUSE_INIT) return;
   init_unique_ = request.head.unique;
   ring_offered_ = (request.init.flags & kInitExtended) != 0 && (request.init.flags2 & kOverIoUring) != 0;
 }
 
+bool FuseSession::may_wait(uint32_t opcode, uint64_t ino) const {
+  return (ino == 0 ? root_ : node(ino))->may_wait(opcode);
+}
+
 void FuseSession::make_ring() {
   if (!options_.io_uring || !ring_offered_) return;
   FuseRing::Callbacks callbacks;
   callbacks.serve = [this](const fuse_buf& request) { fuse_session_process_buf(session_, &request); };
-  callbacks.may_wait = [this](uint32_t opcode, uint64_t ino) { return node(ino)->may_wait(opcode); };
+  callbacks.may_wait = [this](uint32_t opcode, uint64_t ino) { return may_wait(opcode, ino); };
   callbacks.failed = [this](int error) {
     spdlog::error("{}: the kernel refuses its requests to io_uring: {}", mountpoint_, std::strerror(error));
     fuse_session_exit(session_);
@@ -454,19 +467,13 @@ ssize_t FuseSession::send(int fd, iovec* iov, int count) {
 }
 
 int FuseSession::run() {
-  fuse_loop_config* config = fuse_loop_cfg_create();
-  if (config == nullptr) return ENOMEM;
-  fuse_loop_cfg_set_clone_fd(config, 0);  // one queue: a waiting worker keeps nothing from others
-  fuse_loop_cfg_set_max_threads(config, options_.threads);
-  fuse_loop_cfg_set_idle_threads(config, options_.threads);
-  const int result = fuse_session_loop_mt(session_, config);
-  fuse_loop_cfg_destroy(config);
+  const int result = loop_->run();
   if (ring_owner_) ring_owner_->stop();
-  return result < 0 ? -result : 0;
+  return result;
 }
 
 void FuseSession::stop() {
-  fuse_session_exit(session_);
+  loop_->stop();
 }
 
 namespace {

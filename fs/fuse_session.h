@@ -16,6 +16,7 @@
 #include "extents/result.h"
 #include "fs/fuse_ring.h"
 #include "fs/node.h"
+#include "fs/request_loop.h"
 
 namespace clonefs {
 
@@ -28,7 +29,7 @@ struct FuseSessionOptions {
   bool passthrough = false;  // ask for FUSE_PASSTHROUGH
   bool posix_acl = true;     // ACLs are checked by the kernel; implies default_permissions
   bool io_uring = true;      // where the kernel offers it
-  unsigned threads = 64;     // at most; they are made as requests come
+  unsigned threads = 64;     // at most, for requests that may wait
   uint64_t without = 0;      // capabilities of FUSE to do without, as on an older kernel (tests)
 };
 
@@ -93,7 +94,8 @@ class FuseSession {
   }
   fuse_ino_t nodeid(Node* node) const { return node == root_ ? FUSE_ROOT_ID : nodeid_of(node); }
 
-  void look_for_init(const void* buffer, ssize_t size);
+  void look_for_init(const void* buffer, size_t size);
+  bool may_wait(uint32_t opcode, uint64_t ino) const;
   void make_ring();
   ssize_t send(int fd, iovec* iov, int count);
 
@@ -110,6 +112,7 @@ class FuseSession {
   std::atomic<bool> throttled_{false};      // the share of dirty pages could not be raised
   std::atomic<uint64_t> init_unique_{0};  // the number of INIT, while it is not answered
   std::atomic<bool> ring_offered_{false};  // by the kernel, in INIT
+  std::unique_ptr<RequestLoop> loop_;
   std::unique_ptr<FuseRing> ring_owner_;
   std::atomic<FuseRing*> ring_{nullptr};  // it, set before INIT is answered
   std::mutex handles_mutex_;

@@ -315,9 +315,6 @@ void VolumeServer::set_up_process() {
   ignore.sa_handler = SIG_IGN;
   ::sigaction(SIGPIPE, &ignore, nullptr);
   if (!options_.foreground) ::sigaction(SIGHUP, &ignore, nullptr);
-  struct sigaction interrupt {};  // see end_session
-  interrupt.sa_handler = [](int) {};
-  ::sigaction(SIGUSR1, &interrupt, nullptr);
 
   sigset_t waited;
   sigemptyset(&waited);
@@ -712,7 +709,7 @@ void VolumeServer::end(Why why) {
         if (const Status lazily = unmount_live(true); !lazily) {
           spdlog::error("{}", lazily.error().message);
         }
-        end_session(*live_, live_thread_, live_ended_);
+        live_->stop();
       }
     }
     live_thread_.join();

@@ -6,7 +6,9 @@ daemon ends, also by SIGKILL, and no restart shows a clone as whole that is not.
 import errno
 import os
 import signal
+import threading
 import time
+import unittest
 
 from volume import BIN, Volume, VolumeTest, main, run, wait_for
 
@@ -150,6 +152,61 @@ class FailWrite(Stall):
             with open(self.v.clone("clone", name), "rb") as file:
                 self.assertEqual(file.read(), DATA)
         self.assertEqual(self.read_source("file"), b"new" + DATA[3:])
+
+
+@unittest.skipUnless(os.geteuid() == 0, "mounts and freezes a file system, as root")
+class SourceStall(VolumeTest):
+    """The source (an ext4 that is frozen) takes no changes: who changes it waits, nobody else does."""
+
+    def setUp(self):
+        self.v = Volume(pool="pool")
+        self.addCleanup(self.v.clean_up)
+        image = os.path.join(self.v.base, "image")
+        self.disk = os.path.join(self.v.base, "disk")
+        os.mkdir(self.disk)
+        with open(image, "wb") as file:
+            file.truncate(64 << 20)
+        for command in (("mkfs.ext4", "-q", image), ("mount", "-o", "loop", image, self.disk)):
+            done = run(*command)
+            if done.returncode != 0:
+                self.skipTest(done.stdout)
+        self.frozen = False
+        self.addCleanup(self.thaw)
+        self.v.source = self.v.path = os.path.join(self.disk, "source")
+        os.mkdir(self.v.source)
+        self.v.mount()
+
+    def freeze(self):
+        self.assertEqual(run("fsfreeze", "-f", self.disk).returncode, 0)
+        self.frozen = True
+
+    def thaw(self):
+        if self.frozen:
+            self.frozen = False
+            run("fsfreeze", "-u", self.disk)
+
+    def test_nobody_else_waits(self):
+        self.v.write("file", b"old")
+        self.freeze()
+        made = []
+
+        def make(n):
+            os.close(os.open(self.v.at(f"new{n}"), os.O_CREAT | os.O_WRONLY))
+            made.append(n)
+        threads = [threading.Thread(target=make, args=(n,), daemon=True) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        begin = time.monotonic()
+        for _ in range(20):
+            self.assertEqual(self.v.status_json()["sessions"], [])
+            with open(self.v.at("file"), "rb") as file:
+                self.assertEqual(file.read(), b"old")
+        self.assertLess(time.monotonic() - begin, 15)  # a fifth of a second for each that hangs
+        self.assertEqual(made, [])
+        self.thaw()
+        for thread in threads:
+            thread.join(30)
+        self.assertEqual(sorted(made), list(range(8)))
 
 
 if __name__ == "__main__":
