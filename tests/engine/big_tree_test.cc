@@ -83,7 +83,9 @@ TEST(BigTree, a_file_takes_few_bytes_of_memory) {
   const size_t bytes = (memory_in_use() - before) / files;
   RecordProperty("bytes", static_cast<int>(bytes));
   EXPECT_EQ(v.status("c").files, files);
-  if (!kSanitized) EXPECT_LT(bytes, 300u);
+  if (!kSanitized) {
+    EXPECT_LT(bytes, 300u);
+  }
   if (thorough) {
     unsigned said = 0;
     for (const auto& event : v.engine().events(0)) said += event.text.starts_with("creating c: ");
@@ -91,7 +93,9 @@ TEST(BigTree, a_file_takes_few_bytes_of_memory) {
   }
   ASSERT_TRUE(v.engine().terminate({"c"}, true));
   const size_t after = memory_in_use();
-  if (!kSanitized) EXPECT_LT(after, before + size_t{files} * 16);
+  if (!kSanitized) {
+    EXPECT_LT(after, before + size_t{files} * 16);
+  }
 }
 
 TEST(BigTree, a_deep_tree_is_built_and_removed_with_few_descriptors) {
