@@ -302,6 +302,7 @@ Status Core::make_precopied_durable(const SessionPtr& s) {
 bool Core::step_finish(const SessionPtr& s) {
   const std::lock_guard work(s->work_mutex);
   auto& c = s->cursor;
+  c.put.clear();
   if (!c.loaded) return false;
   c.loaded = false;
   if (s->removed || (!s->active() && s->state.load() != SessionState::kPrecopy)) return false;
@@ -312,10 +313,30 @@ bool Core::step_finish(const SessionPtr& s) {
   drop_failed(*s);
   if (s->copy_errors != errors) return s->trouble.load() != Trouble::kPaused;
   if (s->trouble.load() == Trouble::kRetrying) s->trouble.store(Trouble::kNone);
+  for (auto& piece : c.pieces)
+    if (piece.tracks.count * s->track_size.bytes() >= kPutTogether) c.put.push_back(std::move(piece));
   const std::lock_guard lock(s->text_mutex);
   s->last_object = last.object;
   s->last_track = last.tracks.end() - 1;
   return true;
+}
+
+// What was put goes to the disk at once, and little of it at a time: the sync of a program that writes
+// to the volume has to wait for all that the disk was given before. So only what the last two steps put
+// is under way.
+void Core::write_out(Session& s, std::vector<CopyPiece>* behind) {
+  std::vector<CopyPiece> put;
+  {
+    const std::lock_guard work(s.work_mutex);
+    put.swap(s.cursor.put);
+  }
+  const auto write = [&](const CopyPiece& piece, bool wait) {
+    disk_.write_out(piece.files->clone.get(), s.track_size.offset_of(piece.tracks.first),
+                    piece.tracks.count * s.track_size.bytes(), wait);
+  };
+  for (const auto& piece : put) write(piece, false);
+  crew_.run(behind->size(), [&](size_t i) { write((*behind)[i], true); });
+  *behind = std::move(put);
 }
 
 void Core::put_piece(Session& s, CopyPiece& piece, const char* data) {
@@ -499,6 +520,7 @@ void Core::work(const SessionPtr& s) {
   uint64_t window_bytes = 0;
   auto due = Clock::now();
   Clock::duration worked{};  // since the last rest
+  std::vector<CopyPiece> behind;  // on its way to the disk
   struct Use {
     Pace& pace;
     bool on = false;
@@ -525,6 +547,7 @@ void Core::work(const SessionPtr& s) {
     const bool more = step_read(s);
     const uint64_t bytes = s->loaded_bytes.exchange(0);
     step_finish(s);
+    write_out(*s, &behind);
     pace_.end_turn();
     if (!more) use.set(false);
     if (s->announce.exchange(false)) notify_clones(s->name);

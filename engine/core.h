@@ -76,7 +76,7 @@ class Core {
   // recovery.cc
   Status open();
   Status close();
-  bool pool_stalled() const { return guard_.stalled(); }
+  bool pool_answers();
   bool changes_may_wait() const { return !sources_.empty(); }
 
   // interception.cc
@@ -387,6 +387,7 @@ class Core {
   bool next_piece(Session& s, CopyPiece* piece);
   void read_piece(Session& s, CopyPiece& piece, char* data);
   void put_piece(Session& s, CopyPiece& piece, const char* data);
+  void write_out(Session& s, std::vector<CopyPiece>* behind);
   bool open_files(const Object& o, CopyFiles& files);
   void drop_failed(Session& s);
   void piece_failed(Session& s, const CopyPiece& piece);

@@ -59,6 +59,9 @@ class Disk {
   virtual int placement(int fd, std::vector<Placement>* extents) = 0;
   // What the kernel remembers of the file's data and is not dirty is read from the disk again.
   virtual int drop_cache(int fd) = 0;
+  // Begins to write that data to the disk; WAIT: and waits until that is done. No promise: what must
+  // survive is synced.
+  virtual void write_out(int /*fd*/, uint64_t /*offset*/, uint64_t /*length*/, bool /*wait*/) {}
   virtual int datasync(int fd) = 0;
   virtual int sync(int fd) = 0;
   virtual int syncfs(int fd) = 0;

@@ -128,7 +128,7 @@ Status Engine::checkpoint() {
 }
 Durability Engine::durability() const { return core_->options_.durability; }
 bool Engine::changes_may_wait() const { return core_->changes_may_wait(); }
-bool Engine::pool_stalled() const { return core_->pool_stalled(); }
+bool Engine::pool_answers() { return core_->pool_answers(); }
 Engine::JournalStatistics Engine::journal_statistics() const {
   if (core_->journal_ == nullptr) return {};
   const auto s = core_->journal_->statistics();

@@ -351,9 +351,9 @@ class Engine {
   // What the background does every few seconds with durability power.
   Status checkpoint();
 
-  // Whether the pool did not answer a write for the stall limit, and still does not: close() and the
-  // destructor would wait for it.
-  bool pool_stalled() const;
+  // Asks the pool something, and waits for an answer for no longer than the stall limit. False: close()
+  // and the destructor would wait for it.
+  bool pool_answers();
   // Whether a change may have to wait for a copy or for the fence: there are sessions that watch.
   bool changes_may_wait() const;
 

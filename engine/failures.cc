@@ -12,6 +12,16 @@ constexpr auto kEndOfRow = std::chrono::seconds(60);
 
 }  // namespace
 
+// Not only what was asked lately: nobody may have asked since the pool went away.
+bool Core::pool_answers() {
+  if (!pool_dir_) return true;  // mounted without its clones
+  const auto asked = guard_.run([this](const PoolGuard::Progress&) {
+    struct statvfs fs{};
+    return disk_.statvfs(pool_dir_.get(), &fs);
+  });
+  return asked.has_value();
+}
+
 bool Core::fail(Session& s, const std::string& why, bool overwrites) {
   {
     std::unique_lock lock(s.text_mutex);

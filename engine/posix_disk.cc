@@ -182,6 +182,11 @@ class PosixDisk final : public Disk {
   int drop_cache(int fd) override {
     return -::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
   }
+  void write_out(int fd, uint64_t offset, uint64_t length, bool wait) override {
+    constexpr unsigned kWait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER;
+    ::sync_file_range(fd, static_cast<off_t>(offset), static_cast<off_t>(length),
+                      SYNC_FILE_RANGE_WRITE | (wait ? kWait : 0));
+  }
   int datasync(int fd) override { return or_errno(::fdatasync(fd)); }
   int sync(int fd) override { return or_errno(::fsync(fd)); }
   int syncfs(int fd) override { return or_errno(::syncfs(fd)); }

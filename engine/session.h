@@ -258,6 +258,7 @@ struct Session : std::enable_shared_from_this<Session> {
     // Pieces that were read and are not yet on the clone side; their bytes, one behind the other.
     std::vector<CopyPiece> pieces;
     std::vector<char> buffer;
+    std::vector<CopyPiece> put;  // large ones of the last step
     bool loaded = false;
   } cursor;  // guarded by work_mutex
   std::optional<std::chrono::steady_clock::time_point> precopy_checkpoint;  // guarded by work_mutex

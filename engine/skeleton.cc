@@ -750,7 +750,7 @@ Status Core::grow_column(Session& s, Object& o, uint64_t count) {
     column->capacity = o.column->capacity;
     column->base = o.column->base;
   } else {
-    column->capacity = fresh ? count : count + count / 2;
+    column->capacity = fresh ? count : std::min(count + count / 2, std::max(count, kMaxTracks));
     column->base = s.track_file.allot(column->capacity);
   }
   const uint64_t old = o.column == nullptr ? 0 : std::min<uint64_t>(o.column->count, count);

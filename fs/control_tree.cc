@@ -66,17 +66,7 @@ class ControlHandle : public Handle {
 
   void write(fuse_req_t req, fuse_bufvec* data, off_t, fuse_file_info*) override {
     const size_t size = fuse_buf_size(data);
-    std::string line(size, '\0');
-    fuse_bufvec memory{};
-    memory.count = 1;
-    memory.buf[0].size = size;
-    memory.buf[0].mem = line.data();
-    const ssize_t copied = fuse_buf_copy(&memory, data, static_cast<fuse_buf_copy_flags>(0));
-    if (copied < 0) {
-      fuse_reply_err(req, static_cast<int>(-copied));
-      return;
-    }
-    line.resize(static_cast<size_t>(copied));
+    const std::string line(static_cast<const char*>(data->buf[0].mem), size);
     {
       std::lock_guard lock(reply_->mutex);
       if (reply_->busy) {  // another thread's command on this descriptor

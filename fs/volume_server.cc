@@ -463,6 +463,14 @@ Status VolumeServer::start() {
   volume_->set_virtual_entries(control_.get());
   engine_->set_flush([this](const Engine::Wanted& wanted) { return volume_->flush_dirty(wanted); });
 
+  // Whoever sees the mount may ask for its end.
+  sockaddr_un address{};
+  const socklen_t length = control_address(::getpid(), &address);
+  listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!listener_ || ::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 ||
+      ::listen(listener_.get(), 8) != 0) {
+    return Error::from_errno(errno, "the socket for clonefs umount");
+  }
   auto live = FuseSession::create(volume_->root(), session_options(false));
   if (!live) return live.error();
   live_ = std::move(*live);
@@ -485,13 +493,6 @@ Status VolumeServer::start() {
   control_->events().start(live_.get());
   if (const Status mounted = mount_clones(); !mounted) return mounted.error();
 
-  sockaddr_un address{};
-  const socklen_t length = control_address(::getpid(), &address);
-  listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!listener_ || ::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 ||
-      ::listen(listener_.get(), 8) != 0) {
-    return Error::from_errno(errno, "the socket for clonefs umount");
-  }
   return {};
 }
 
@@ -649,7 +650,7 @@ bool VolumeServer::try_unmount(std::string* why) {
   if (clones_) done = clones_->unmount(false);
   if (done) {
     // Who serves a clone whose pool hangs can't be waited for.
-    if (!engine_->pool_stalled()) clones_.reset();
+    if (engine_->pool_answers()) clones_.reset();
     done = unmount_live(false);
   }
   if (done) return true;
@@ -691,7 +692,7 @@ void VolumeServer::end_stalled(Why why) {
 }
 
 void VolumeServer::end(Why why) {
-  if (engine_ && live_thread_.joinable() && engine_->pool_stalled()) end_stalled(why);
+  if (engine_ && live_thread_.joinable() && !engine_->pool_answers()) end_stalled(why);
   if (runner_) runner_->stop();
   if (control_) control_->events().stop();
   clones_.reset();

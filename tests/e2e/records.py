@@ -4,6 +4,7 @@ A writer is a process. It publishes, in memory outside the volume, the number of
 that it began and of the last that had returned; so a clone that is activated between two looks at
 these must show an operation in between.
 """
+import ctypes
 import mmap
 import os
 import struct
@@ -42,15 +43,16 @@ class Writer:
 
     def __init__(self, folder):
         self.folder = folder
-        self.shared = mmap.mmap(-1, 64)
+        # Words that are stored whole: struct.pack_into clears them first, which others would see.
+        self.shared = (ctypes.c_uint64 * 8).from_buffer(mmap.mmap(-1, 64))
         self.pid = None
         self.prepare()
 
     def __getitem__(self, index):
-        return struct.unpack_from("<Q", self.shared, index * 8)[0]
+        return self.shared[index]
 
     def _set(self, index, value):
-        struct.pack_into("<Q", self.shared, index * 8, value)
+        self.shared[index] = value
 
     def start(self):
         self.pid = os.fork()
