@@ -517,10 +517,11 @@ Status FuseSession::unmount(bool lazy) {
 }
 
 std::vector<std::string> FuseSession::lacks() const {
-  static constexpr struct {
+  struct Lacking {
     uint64_t capability;
     const char* text;
-  } kTexts[] = {
+  };
+  static const std::vector<Lacking> texts = {  // none with an old libfuse
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
       {FUSE_CAP_HANDLE_KILLPRIV_V2,
        "no HANDLE_KILLPRIV_V2 (Linux 5.12): each write asks for security.capability first"},
@@ -538,7 +539,7 @@ std::vector<std::string> FuseSession::lacks() const {
 #endif
   };
   std::vector<std::string> lines;
-  for (const auto& entry : kTexts) {
+  for (const Lacking& entry : texts) {
     if ((lacking_ & entry.capability) != 0) lines.emplace_back(entry.text);
   }
   if (throttled_) {

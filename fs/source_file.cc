@@ -40,11 +40,15 @@ int SourceFile::backing_flags(int flags, const VolumeOptions& options) {
 
 void SourceFile::choose_caching(fuse_req_t req, bool writeback, fuse_file_info* fi) {
   fi->keep_cache = 1;  // nobody else changes the file
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
   // Writes of several threads at a time. Not with the writeback cache: the kernel owns the mtime
   // there, and does not move it for these.
   if ((fi->flags & O_DIRECT) != 0 && !writeback && FuseSession::of(req).maps_direct_files()) {
     fi->direct_io = fi->parallel_direct_writes = 1;
   }
+#else
+  (void)req, (void)writeback;
+#endif
 }
 
 SourceFile::SourceFile(SourceNode& node, UniqueFd fd, int flags, const struct stat& st)
