@@ -17,7 +17,6 @@
 #include <bit>
 #include <cerrno>
 #include <cstdio>
-#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -417,9 +416,9 @@ class FuseRing::Queue {
       workers_.post([this, entry] { serve(entry); });
       return;
     }
-    const auto begin = std::chrono::steady_clock::now();
+    const SlowKinds::Watch watch;
     serve(entry);
-    slow_.took(opcode, std::chrono::steady_clock::now() - begin);
+    slow_.was(opcode, watch.slow());
   }
 
   void refuse(Entry* entry, uint64_t unique) {

@@ -1,7 +1,9 @@
-// SlowKinds: which kinds of request (opcodes) took long lately: they are better served where they hold
-// nobody up. A kind that was slow is tried again after 64 requests, after twice as many each time that
+// SlowKinds: which kinds of request (opcodes) took long lately, or waited for something (a disk): they
+// are better served where they hold nobody up. A kind that was slow is tried again after 64 requests, after twice as many each time that
 // it is slow again. Thread safety: any thread; a count may be lost, which does no harm.
 #pragma once
+
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -21,11 +23,25 @@ class SlowKinds {
     k.left.store(left - 1, std::memory_order_relaxed);
     return true;
   }
-  // One that was not expected to be slow took so long.
-  void took(uint32_t kind, std::chrono::steady_clock::duration time) {
+  // What a request takes, from its making on, of the calling thread.
+  class Watch {
+   public:
+    bool slow() const { return Clock::now() - begin_ > kSlow || sleeps() != sleeps_; }
+
+   private:
+    using Clock = std::chrono::steady_clock;
+    static long sleeps() {
+      rusage usage{};
+      return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+    }
+    const Clock::time_point begin_ = Clock::now();
+    const long sleeps_ = sleeps();
+  };
+  // One that was not expected to be slow was, or not.
+  void was(uint32_t kind, bool slow) {
     Kind& k = kinds_[std::min<size_t>(kind, kinds_.size() - 1)];
     const unsigned before = k.length.load(std::memory_order_relaxed);
-    if (time <= kSlow) {
+    if (!slow) {
       if (before > 0) k.length.store(before / 2, std::memory_order_relaxed);
       return;
     }

@@ -6,23 +6,36 @@
 #include <atomic>
 #include <future>
 #include <latch>
+#include <thread>
 
 #include "fs/slow_kinds.h"
 
 namespace clonefs {
 namespace {
 
-using std::chrono::microseconds;
-
 TEST(SlowKinds, AKindThatWasSlowIsExpectedToBeForAWhile) {
   SlowKinds kinds;
   EXPECT_FALSE(kinds.expect(7));
-  kinds.took(7, microseconds(299));
+  kinds.was(7, false);
   EXPECT_FALSE(kinds.expect(7));
-  kinds.took(7, microseconds(301));
+  kinds.was(7, true);
   for (unsigned i = 0; i < SlowKinds::kFirst; ++i) EXPECT_TRUE(kinds.expect(7)) << i;
   EXPECT_FALSE(kinds.expect(7));
   EXPECT_FALSE(kinds.expect(8)) << "another kind";
+}
+
+TEST(SlowKinds, WhoSleepsOrTakesLongIsSlow) {
+  bool quick = false;  // a busy machine may take any of them away from the processor
+  for (int i = 0; i < 1000 && !quick; ++i) quick = !SlowKinds::Watch().slow();
+  EXPECT_TRUE(quick);
+  const SlowKinds::Watch sleeper;
+  std::this_thread::sleep_for(std::chrono::microseconds(1));
+  EXPECT_TRUE(sleeper.slow());
+  const auto begin = std::chrono::steady_clock::now();
+  const SlowKinds::Watch busy;
+  while (std::chrono::steady_clock::now() - begin <= SlowKinds::kSlow) {
+  }
+  EXPECT_TRUE(busy.slow());
 }
 
 TEST(SlowKinds, TheWhileGrowsAndShrinks) {
@@ -34,20 +47,20 @@ TEST(SlowKinds, TheWhileGrowsAndShrinks) {
   };
   unsigned longest = 0;
   for (int i = 0; i < 20; ++i) {
-    kinds.took(1, microseconds(1000));
+    kinds.was(1, true);
     const unsigned now = expected();
     EXPECT_GE(now, longest);
     longest = now;
   }
   EXPECT_EQ(longest, SlowKinds::kLongest);
-  for (int i = 0; i < 20; ++i) kinds.took(1, microseconds(10));
-  kinds.took(1, microseconds(1000));
+  for (int i = 0; i < 20; ++i) kinds.was(1, false);
+  kinds.was(1, true);
   EXPECT_EQ(expected(), SlowKinds::kFirst);
 }
 
 TEST(SlowKinds, KindsOfTomorrowShareAPlace) {
   SlowKinds kinds;
-  kinds.took(5000, microseconds(1000));
+  kinds.was(5000, true);
   EXPECT_TRUE(kinds.expect(4096));
 }
 
