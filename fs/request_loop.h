@@ -1,10 +1,10 @@
 // RequestLoop: reads requests from /dev/fuse and has them served.
 //
 // One thread reads, and serves what is quick at once: to pass a request on to another thread, on
-// another processor perhaps, costs several times what most requests take; for the same reason it looks for the next one for a
-// moment before it sleeps. What may wait (for a copy,
-// the fence, fsync), and kinds that were slow lately, goes to workers. A reader that hangs in a request
-// all the same (a source that does not answer) is replaced within a fifth of a second.
+// another processor perhaps, costs several times what most requests take; for the same reason it looks
+// for the next one for a moment before it sleeps. What may wait (for a copy, the fence, fsync), and
+// kinds that were slow lately, goes to workers. A reader that hangs in a request all the same (a source
+// that does not answer) is replaced within a fifth of a second.
 //
 // Thread safety: run() belongs to one thread; stop() from any.
 #pragma once
