@@ -107,9 +107,12 @@ class Mount(unittest.TestCase):
         v.mount()
         for path in (v.path, v.at(".clonefs/clones")):
             device = os.stat(path).st_dev
-            with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb",
-                      encoding="ascii") as file:
-                self.assertEqual(file.read().strip(), "512", path)
+            at = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+
+            def is_set():
+                with open(at, encoding="ascii") as file:
+                    return file.read().strip() == "512"
+            wait_for(is_set, f"the read-ahead of {path}")  # set when the mount can be seen already
 
     def test_second_mount_of_a_volume(self):
         v = self.volume()
