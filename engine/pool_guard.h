@@ -21,7 +21,7 @@ class PoolGuard {
 
   // LIMIT 0: no limit, and jobs run on the caller's thread.
   explicit PoolGuard(std::chrono::milliseconds limit);
-  // Waits for all jobs, however long they take: ask stalled() before.
+  // Waits for all jobs, however long they take: run() one before, to see whether the pool answers.
   ~PoolGuard();
   PoolGuard(const PoolGuard&) = delete;
   PoolGuard& operator=(const PoolGuard&) = delete;
@@ -29,12 +29,12 @@ class PoolGuard {
   // JOB's result. Nothing when it did not get on for the limit, or could not begin because an earlier
   // one has not for as long.
   std::optional<int> run(Job job);
-  // Whether a job is at work that has not got on for the limit.
-  bool stalled() const;
   std::chrono::milliseconds limit() const { return limit_; }
 
  private:
   struct State;
+  // Whether a job is at work that has not got on for the limit.
+  bool stalled() const;
   const std::chrono::milliseconds limit_;
   const std::shared_ptr<State> state_;
 };

@@ -1,7 +1,6 @@
 #include "fs/clone_node.h"
 
 #include <fcntl.h>
-#include <linux/fuse.h>
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -84,21 +83,7 @@ int CloneNode::read_attributes(struct stat* st) {
 }
 
 bool CloneNode::may_wait(uint32_t opcode) const {
-  switch (opcode) {
-    case FUSE_LOOKUP:
-    case FUSE_GETATTR:
-    case FUSE_READLINK:
-    case FUSE_STATFS:
-    case FUSE_GETXATTR:
-    case FUSE_LISTXATTR:
-    case FUSE_OPENDIR:
-    case FUSE_READDIR:
-    case FUSE_READDIRPLUS:
-    case FUSE_RELEASEDIR:
-      return false;
-    default:
-      return true;
-  }
+  return !only_looks(opcode);
 }
 
 int CloneNode::describe(fuse_entry_param* entry) {

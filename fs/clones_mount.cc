@@ -1,8 +1,5 @@
 #include "fs/clones_mount.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <chrono>
 #include <future>
 #include <mutex>

@@ -382,19 +382,17 @@ Status FuseSession::mount(const std::string& mountpoint) {
   }
   mountpoint_ = mountpoint;
   mounted_ = true;
-  if (options_.io_uring) {
-    fuse_custom_io io{};
-    io.read = FuseDispatch::receive;
-    io.writev = FuseDispatch::send;
-    const int fd = fuse_session_fd(session_);
+  fuse_custom_io io{};
+  io.read = FuseDispatch::receive;
+  io.writev = FuseDispatch::send;
+  const int fd = fuse_session_fd(session_);
 #if FUSE_USE_VERSION >= 317
-    const int error = fuse_session_custom_io(session_, &io, sizeof io, fd);
+  const int error = fuse_session_custom_io(session_, &io, sizeof io, fd);
 #else
-    const int error = fuse_session_custom_io(session_, &io, fd);
+  const int error = fuse_session_custom_io(session_, &io, fd);
 #endif
-    if (error != 0) {
-      return Error{-error, "libfuse takes no transport of ours"};
-    }
+  if (error != 0) {
+    return Error{-error, "libfuse takes no transport of ours"};
   }
   return {};
 }
@@ -424,7 +422,7 @@ bool FuseSession::may_wait(uint32_t opcode, uint64_t ino) const {
 }
 
 void FuseSession::make_ring() {
-  if (!options_.io_uring || !ring_offered_) return;
+  if (!ring_offered_) return;
   FuseRing::Callbacks callbacks;
   callbacks.serve = [this](const fuse_buf& request) { fuse_session_process_buf(session_, &request); };
   callbacks.may_wait = [this](uint32_t opcode, uint64_t ino) { return may_wait(opcode, ino); };

@@ -28,7 +28,6 @@ struct FuseSessionOptions {
   bool writeback = false;    // FUSE_WRITEBACK_CACHE; excludes passthrough
   bool passthrough = false;  // ask for FUSE_PASSTHROUGH
   bool posix_acl = true;     // ACLs are checked by the kernel; implies default_permissions
-  bool io_uring = true;      // where the kernel offers it
   unsigned threads = 64;     // at most, for requests that may wait
   uint64_t without = 0;      // capabilities of FUSE to do without, as on an older kernel (tests)
 };

@@ -1,10 +1,30 @@
 #include "fs/node.h"
 
+#include <linux/fuse.h>
+
 #include <vector>
 
 #include "fs/fuse_session.h"
 
 namespace clonefs {
+
+bool only_looks(uint32_t opcode) {
+  switch (opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_GETATTR:
+    case FUSE_READLINK:
+    case FUSE_STATFS:
+    case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
+    case FUSE_OPENDIR:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+    case FUSE_RELEASEDIR:
+      return true;
+    default:
+      return false;
+  }
+}
 
 bool Node::may_wait(uint32_t) const {
   return true;

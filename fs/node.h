@@ -111,6 +111,9 @@ class Handle {
   virtual void readdirplus(fuse_req_t req, size_t size, off_t offset, fuse_file_info* fi);
 };
 
+// Whether OPCODE only looks at names and attributes.
+bool only_looks(uint32_t opcode);
+
 inline Handle* handle_of(const fuse_file_info* fi) {
   return fi == nullptr || fi->fh == 0 ? nullptr : reinterpret_cast<Handle*>(fi->fh);
 }

@@ -158,20 +158,11 @@ void SourceNode::fill(fuse_entry_param* entry, const struct stat& st) const {
 }
 
 bool SourceNode::may_wait(uint32_t opcode) const {
+  if (only_looks(opcode)) return false;
   switch (opcode) {
-    case FUSE_LOOKUP:
-    case FUSE_GETATTR:
-    case FUSE_READLINK:
-    case FUSE_STATFS:
-    case FUSE_GETXATTR:
-    case FUSE_LISTXATTR:
     case FUSE_OPEN:
     case FUSE_READ:
     case FUSE_LSEEK:
-    case FUSE_OPENDIR:
-    case FUSE_READDIR:
-    case FUSE_READDIRPLUS:
-    case FUSE_RELEASEDIR:
       return false;
     case FUSE_FLUSH:
       return volume_.close_tells();

@@ -88,25 +88,18 @@ class Program:
             os.close(fd)
         self.each(once)
 
-    def write_4k(self):
+    def write_4k(self, then=lambda fd: None):
         fd = os.open(f"{self.top}/0", os.O_WRONLY)
         for n in range(OPERATIONS):
             os.pwrite(fd, b"x" * 4096, n * 4096)
+            then(fd)
         os.close(fd)
 
     def write_4k_fdatasync(self):
-        fd = os.open(f"{self.top}/0", os.O_WRONLY)
-        for n in range(OPERATIONS):
-            os.pwrite(fd, b"x" * 4096, n * 4096)
-            os.fdatasync(fd)
-        os.close(fd)
+        self.write_4k(os.fdatasync)
 
     def stat_after_write(self):
-        fd = os.open(f"{self.top}/0", os.O_WRONLY)
-        for n in range(OPERATIONS):
-            os.pwrite(fd, b"x" * 4096, n * 4096)
-            os.fstat(fd)
-        os.close(fd)
+        self.write_4k(os.fstat)
 
     def rename(self):
         self.each(lambda path: os.rename(path, path + "r"))

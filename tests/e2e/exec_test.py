@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import unittest
 
-from mount_test import AS_USER
-from volume import BIN, Volume, VolumeTest, main, run
+from mount_test import run_as_user
+from volume import BIN, VolumeTest, main, run
 
 USER_SCRIPT = r"""
 $BIN mount $V
@@ -97,18 +97,7 @@ class Exec(VolumeTest):
 class OrdinaryUser(unittest.TestCase):
     @unittest.skipUnless(os.geteuid() == 0, "makes its own ordinary user, as root")
     def test_own_volume(self):
-        v = Volume()
-        self.addCleanup(v.clean_up)
-        os.mkdir(os.path.join(v.source, "d"))
-        with open(os.path.join(v.source, "d/file"), "wb") as file:
-            file.write(b"old\n")
-        for path in (v.source, os.path.join(v.source, "d"), os.path.join(v.source, "d/file")):
-            os.chown(path, 4242, 4242)
-        env = dict(os.environ, BASE=v.base, SCRIPT=USER_SCRIPT, BIN=BIN, V=v.source,
-                   CLONEFS_MOUNT=v.source)
-        done = run("unshare", "-m", "bash", "-c", AS_USER, env=env)
-        self.assertIn("all is well", done.stdout)
-        self.assertEqual(done.returncode, 0, done.stdout)
+        run_as_user(self, USER_SCRIPT)
 
 
 if __name__ == "__main__":

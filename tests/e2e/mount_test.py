@@ -316,21 +316,25 @@ echo all is well
 """
 
 
+def run_as_user(test, script):
+    """SCRIPT, as the user 4242, who owns the volume $V with d/file ("old"); it ends with "all is well"."""
+    v = Volume()
+    test.addCleanup(v.clean_up)
+    os.mkdir(os.path.join(v.source, "d"))
+    with open(os.path.join(v.source, "d/file"), "wb") as file:
+        file.write(b"old\n")
+    for path in (v.source, os.path.join(v.source, "d"), os.path.join(v.source, "d/file")):
+        os.chown(path, 4242, 4242)
+    env = dict(os.environ, BASE=v.base, SCRIPT=script, BIN=BIN, V=v.source, CLONEFS_MOUNT=v.source)
+    done = run("unshare", "-m", "bash", "-c", AS_USER, env=env)
+    test.assertIn("all is well", done.stdout)
+    test.assertEqual(done.returncode, 0, done.stdout)
+
+
 class OrdinaryUser(unittest.TestCase):
     @unittest.skipUnless(os.geteuid() == 0, "makes its own ordinary user, as root")
     def test_everything_on_own_files(self):
-        v = Volume()
-        self.addCleanup(v.clean_up)
-        os.mkdir(os.path.join(v.source, "d"))
-        with open(os.path.join(v.source, "d/file"), "wb") as file:
-            file.write(b"old\n")
-        for path in (v.source, os.path.join(v.source, "d"), os.path.join(v.source, "d/file")):
-            os.chown(path, 4242, 4242)
-        env = dict(os.environ, BASE=v.base, SCRIPT=USER_SCRIPT, BIN=BIN, V=v.source,
-                   CLONEFS_MOUNT=v.source)
-        done = run("unshare", "-m", "bash", "-c", AS_USER, env=env)
-        self.assertIn("all is well", done.stdout)
-        self.assertEqual(done.returncode, 0, done.stdout)
+        run_as_user(self, USER_SCRIPT)
 
 
 if __name__ == "__main__":
