@@ -1,7 +1,9 @@
 #include "engine/catalog.h"
 
+#include <algorithm>
 #include <type_traits>
 
+#include "engine/engine.h"
 #include "engine/row_rules.h"
 
 namespace clonefs::detail {
@@ -66,6 +68,11 @@ class Catalog::Statement {
 
 namespace {
 
+// Names are unique, and have no slash.
+std::string name_aside(const std::string& name, uint64_t id) {
+  return name + "/" + std::to_string(id);
+}
+
 constexpr const char* kSchema = R"(
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE slots(name TEXT PRIMARY KEY, slot INTEGER UNIQUE) WITHOUT ROWID;
@@ -81,6 +88,9 @@ CREATE TABLE objects(session INTEGER, id INTEGER, type INTEGER, changed INTEGER,
 CREATE TABLE source_marks(session INTEGER, object INTEGER, ctime_s INTEGER, ctime_ns INTEGER,
   size INTEGER, column_base INTEGER, PRIMARY KEY(session, object)) WITHOUT ROWID;
 )";
+// Came later: made where it is missing.
+constexpr const char* kGenerations =
+    "CREATE TABLE IF NOT EXISTS generations(session INTEGER PRIMARY KEY, keep INTEGER, kept_of TEXT)";
 
 }  // namespace
 
@@ -126,6 +136,7 @@ Result<std::unique_ptr<Catalog>> Catalog::open(const std::string& file) {
     return Error{EUCLEAN, "the catalog of the pool has format '" + *format +
                               "', this clonefs knows format " + kFormat +
                               "; use the clonefs that made it"};
+  if (auto s = catalog->run(kGenerations); !s) return s.error();
   return catalog;
 }
 
@@ -184,14 +195,18 @@ Result<std::vector<SessionRow>> Catalog::sessions() {
   const std::lock_guard lock(mutex_);
   Statement s(*this,
               "SELECT id, name, slot, column_id, state, track_size, nocopy, created_s, created_ns,"
-              " activated_s, activated_ns, fence_ns, rate_limit, error, paths, selection"
-              " FROM sessions ORDER BY id");
+              " activated_s, activated_ns, fence_ns, rate_limit, error, paths, selection,"
+              " coalesce(keep, 0), coalesce(kept_of, '')"
+              " FROM sessions LEFT JOIN generations ON session=id ORDER BY id");
   std::vector<SessionRow> rows;
   int rc;
   while ((rc = s.step()) == SQLITE_ROW) {
     SessionRow r;
     r.id = static_cast<uint64_t>(s.number(0));
     r.name = s.bytes(1);
+    const std::string behind = name_aside("", r.id);
+    r.aside = r.name.ends_with(behind);
+    if (r.aside) r.name.resize(r.name.size() - behind.size());
     r.slot = static_cast<unsigned>(s.number(2));
     r.column_id = static_cast<unsigned>(s.number(3));
     r.state = static_cast<int>(s.number(4));
@@ -204,6 +219,8 @@ Result<std::vector<SessionRow>> Catalog::sessions() {
     r.error = s.bytes(13);
     r.paths = s.bytes(14);
     r.selection = s.bytes(15);
+    r.keep = static_cast<unsigned>(std::clamp<int64_t>(s.number(16), 0, kMaxKept));
+    r.kept_of = s.bytes(17);
     rows.push_back(std::move(r));
   }
   if (rc != SQLITE_DONE) return error("cannot read the sessions in the catalog");
@@ -260,6 +277,16 @@ Result<std::vector<SourceMark>> Catalog::marks(uint64_t session) {
   return marks;
 }
 
+Result<std::pair<uint64_t, std::string>> Catalog::root(uint64_t session) {
+  const std::lock_guard lock(mutex_);
+  Statement s(*this, "SELECT pool_ino, pool_handle FROM objects WHERE session=? AND id=0");
+  s.bind(session);
+  const int rc = s.step();
+  if (rc == SQLITE_ROW) return std::pair(static_cast<uint64_t>(s.number(0)), s.bytes(1));
+  if (rc != SQLITE_DONE) return error("cannot read the members in the catalog");
+  return std::pair(uint64_t{0}, std::string());
+}
+
 Catalog::Batch::Batch(Catalog& catalog) : lock_(catalog.mutex_), catalog_(catalog) {
   begun_ = catalog_.run("BEGIN IMMEDIATE");
   open_ = static_cast<bool>(begun_);
@@ -288,10 +315,20 @@ Status Catalog::Batch::put_meta(const std::string& key, const std::string& value
 
 Status Catalog::Batch::put_session(const SessionRow& r) {
   if (!begun_) return begun_;
+  auto s = r.keep == 0 && r.kept_of.empty()
+               ? Statement(catalog_, "DELETE FROM generations WHERE session=?")
+                     .bind(r.id)
+                     .run("cannot write the session to the catalog")
+               : Statement(catalog_, "INSERT OR REPLACE INTO generations VALUES(?,?,?)")
+                     .bind(r.id)
+                     .bind(r.keep)
+                     .text(r.kept_of)
+                     .run("cannot write the session to the catalog");
+  if (!s) return s;
   return Statement(catalog_,
                    "INSERT OR REPLACE INTO sessions VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
       .bind(r.id)
-      .text(r.name)
+      .text(r.aside ? name_aside(r.name, r.id) : r.name)
       .bind(r.slot)
       .bind(r.column_id)
       .bind(r.state)
@@ -312,6 +349,32 @@ Status Catalog::Batch::set_state(uint64_t session, int state, const std::string&
   return Statement(catalog_, "UPDATE sessions SET state=?, error=? WHERE id=?")
       .bind(state)
       .text(error)
+      .bind(session)
+      .run("cannot write the state to the catalog");
+}
+
+Status Catalog::Batch::set_kept(uint64_t session, const std::string& name,
+                                const std::string& kept_of) {
+  const auto number = slot(name);
+  if (!number) return number.error();
+  auto s = Statement(catalog_, "UPDATE sessions SET state=?, name=?, slot=? WHERE id=?")
+               .bind(static_cast<int>(SessionState::kTerminated))
+               .text(name)
+               .bind(*number)
+               .bind(session)
+               .run("cannot write the session to the catalog");
+  if (!s) return s;
+  return Statement(catalog_, "INSERT OR REPLACE INTO generations VALUES(?,0,?)")
+      .bind(session)
+      .text(kept_of)
+      .run("cannot write the session to the catalog");
+}
+
+Status Catalog::Batch::set_removing(uint64_t session, const std::string& name) {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "UPDATE sessions SET state=?, error='', name=? WHERE id=?")
+      .bind(kRemovingState)
+      .text(name_aside(name, session))
       .bind(session)
       .run("cannot write the state to the catalog");
 }
@@ -372,6 +435,7 @@ Status Catalog::Batch::drop_session(uint64_t session) {
   if (!begun_) return begun_;
   for (const char* sql : {"DELETE FROM objects WHERE session=?",
                           "DELETE FROM source_marks WHERE session=?",
+                          "DELETE FROM generations WHERE session=?",
                           "DELETE FROM sessions WHERE id=?"}) {
     if (auto s = Statement(catalog_, sql).bind(session).run("cannot write the catalog"); !s)
       return s;

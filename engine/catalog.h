@@ -22,6 +22,8 @@ namespace clonefs::detail {
 struct SessionRow {
   uint64_t id = 0;
   std::string name;
+  bool aside = false;  // another session has the name: this is the generation that follows, or one that
+                       // is being removed. In the table "NAME/ID"
   unsigned slot = 0;
   unsigned column_id = 0;
   int state = 0;
@@ -31,6 +33,8 @@ struct SessionRow {
   uint64_t fence_ns = 0;
   uint64_t pace = 0;  // column rate_limit; -1 there: automatic
   std::string error;
+  unsigned keep = 0;      // of what its activation replaces: so many generations are kept
+  std::string kept_of;    // it is an older generation of this name
   std::string paths;      // NUL after each
   std::string selection;  // "OFFSET:LENGTH,..." of bytes
 };
@@ -86,6 +90,10 @@ class Catalog {
     Status put_session(const SessionRow& row);
     Status set_state(uint64_t session, int state, const std::string& error);
     Status set_rate(uint64_t session, uint64_t pace);
+    // Another place and number for an older generation, which is Terminated then. NAME is free.
+    Status set_kept(uint64_t session, const std::string& name, const std::string& kept_of);
+    // It is being removed, and another has its name.
+    Status set_removing(uint64_t session, const std::string& name);
     Status put_object(const ObjectRow& row);
     Status set_altered(uint64_t session, uint32_t object);
     Status drop_object(uint64_t session, uint32_t object);
@@ -109,6 +117,8 @@ class Catalog {
   Result<std::vector<SessionRow>> sessions();
   Status objects(uint64_t session, const std::function<Status(ObjectRow)>& fn);
   Result<std::vector<SourceMark>> marks(uint64_t session);
+  // Number and handle in the pool of the root of its tree; 0: it has none.
+  Result<std::pair<uint64_t, std::string>> root(uint64_t session);
 
  private:
   explicit Catalog(sqlite3* db) : db_(db) {}

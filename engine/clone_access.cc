@@ -27,6 +27,18 @@ class CloneImpl final : public Clone {
     if (session_->removed) return ESTALE;
     return session_->state.load() == SessionState::kFailed ? EIO : 0;
   }
+  int refuses_change() const override {
+    if (const int e = error(); e != 0) return e;
+    return session_->frozen ? EROFS : 0;
+  }
+  uint64_t incarnation() const override { return session_->incarnation; }
+  std::shared_ptr<void> use() override {
+    session_->open_handles.fetch_add(1);
+    std::shared_ptr<void> token(session_.get(),
+                                [s = session_](void*) { s->open_handles.fetch_sub(1); });
+    if (session_->replaced) return nullptr;
+    return token;
+  }
   int root() const override { return root_.get(); }
 
   Object* object(uint64_t pool_ino) const {
@@ -364,6 +376,11 @@ int Core::alter(Session& s, Object& o) {
   if (o.altered == Object::kRecorded) return 0;  // by who had the catalog before
   // A row that is written from now on has it too.
   o.altered = Object::kBeingRecorded;
+  if (s.frozen) {
+    // Looked at after it is said: who inherits looks the other way round.
+    o.altered = Object::kNot;
+    return -EROFS;
+  }
   auto status = batch.set_altered(s.id, o.id);
   if (status) status = batch.commit();
   if (!status) return -status.error().code;
@@ -374,13 +391,15 @@ int Core::alter(Session& s, Object& o) {
 std::vector<CloneInfo> Core::clones() const {
   const std::shared_lock lock(sessions_mutex_);
   std::vector<CloneInfo> clones;
-  for (const auto& [name, s] : sessions_)
+  for (const auto& [name, session] : sessions_) {
+    const auto& s = session->previous != nullptr ? session->previous : session;
     if (is_visible(*s)) clones.push_back({name, s->slot, s->state.load()});
+  }
   return clones;
 }
 
 Result<std::shared_ptr<Clone>> Core::clone(const std::string& name) {
-  const auto s = find(name);
+  const auto s = shown(name);
   if (s == nullptr || !is_visible(*s))
     return Error{ENOENT, "there is no clone named " + name + " that can be read"};
   if (s->state.load() == SessionState::kFailed && s->objects.empty())

@@ -130,7 +130,10 @@ Status Core::check_space(Session& s) {
                            " MiB; delete old clones, choose another --pool, or say --thin"};
 }
 
-Status Core::create(const CreateOptions& o) {
+Status Core::create(const CreateOptions& o) { return prepare(o, nullptr, 0); }
+
+// PREVIOUS: what the name shows until the new session is activated.
+Status Core::prepare(const CreateOptions& o, const SessionPtr& previous, unsigned keep) {
   auto s = std::make_shared<Session>();
   const TrackSize track_size = o.track_size.value_or(options_.track_size);
   std::unique_lock work(s->work_mutex, std::defer_lock);
@@ -140,15 +143,20 @@ Status Core::create(const CreateOptions& o) {
     if (auto status = available(); !status) return status;
     if (auto status = check_create(o); !status) return status;
     if (auto status = select_paths(o.paths, &s->root_filter); !status) return status;
-    if (find(o.name) != nullptr)
+    if (const auto there = find(o.name); there != previous)
       return Error{EEXIST, "the name " + o.name +
                                " is in use; delete that clone first or choose another name"};
     std::vector<bool> used(options_.max_columns);
     {
       const std::shared_lock lock(sessions_mutex_);
-      for (const auto& [name, other] : sessions_)
-        if (other->state.load() != SessionState::kTerminated && other->column_id < used.size())
-          used[other->column_id] = true;
+      const auto take = [&](const Session& other) {
+        if (other.state.load() != SessionState::kTerminated && other.column_id < used.size())
+          used[other.column_id] = true;
+      };
+      for (const auto& [name, other] : sessions_) {
+        take(*other);
+        if (other->previous != nullptr) take(*other->previous);
+      }
     }
     const auto free = std::find(used.begin(), used.end(), false);
     if (free == used.end())
@@ -172,20 +180,25 @@ Status Core::create(const CreateOptions& o) {
     }
     // Who finds it waits until it is built.
     work.lock();
+    s->keep = keep;
+    s->aside = previous != nullptr;
     const std::unique_lock lock(sessions_mutex_);
+    s->previous = previous;
+    if (previous != nullptr) previous->frozen = true;
     sessions_[s->name] = s;
   }
+  if (previous != nullptr) inherit_from(*s, previous);
   Status status = build(s, o);
   if (!status) undo_create(s);
   give_back_memory();
   work.unlock();
+  const std::string what = previous == nullptr ? "create" : "recreate";
   if (!status) {
-    const std::unique_lock lock(sessions_mutex_);
-    sessions_.erase(s->name);
-    events_.add("create " + s->name + " refused: " + status.error().message);
+    unlist(s);
+    events_.add(what + " " + s->name + " refused: " + status.error().message);
     return status;
   }
-  events_.add("created " + s->name);
+  events_.add(what + "d " + s->name);
   start_worker(s);
   state_changed();
   if (o.activate) {
@@ -298,19 +311,24 @@ Status Core::precopy(const std::vector<std::string>& names) {
 
 Status Core::activate(const std::vector<std::string>& names) {
   std::vector<SessionPtr> sessions;
+  std::set<std::string> replaced;
   {
     const std::lock_guard command(command_mutex_);
     if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
     Status status;
     sessions = find_all(names, &status);
     if (!status) return status;
-    if (status = activate_sessions(sessions); !status) return status;
+    if (status = activate_sessions(sessions, &replaced); !status) return status;
   }
-  for (const auto& s : sessions) notify_clones(s->name);
+  for (const auto& s : sessions)
+    if (!replaced.contains(s->name)) notify_clones(s->name);
+  for (const auto& name : replaced) notify_clones(name, true);
   return {};
 }
 
-Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
+// REPLACED: names that show another generation now.
+Status Core::activate_sessions(const std::vector<SessionPtr>& sessions,
+                               std::set<std::string>* replaced) {
   std::vector<std::unique_lock<std::mutex>> locks;
   for (const auto& s : sessions) {
     if (auto status = hold(s, locks); !status) return status;
@@ -360,6 +378,9 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
     if (!status) return refusal(s, status.error());
   }
 
+  const auto turns = begin_replacing(sessions);
+  if (!turns) return turns.error();
+
   const auto begin = std::chrono::steady_clock::now();
   fence_.close();
   Status status;
@@ -367,6 +388,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
     for (bool quiet = false; status && !quiet;) status = sync_skeleton(s, &quiet);
     if (!status) {
       fence_.open([] {});
+      end_replacing(*turns);
       return refusal(s, status.error());
     }
   }
@@ -379,10 +401,12 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
       s->state.store(SessionState::kCopyInProgress, std::memory_order_release);
     }
   });
-  if (!in_time)
+  if (!in_time) {
+    end_replacing(*turns);
     return Error{ETIMEDOUT, "cannot activate: programs that write would have waited for longer than "
                             "the stall limit (--stall-limit) for the pool; nothing was activated, "
                             "try again"};
+  }
   const auto fence_ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
           .count());
@@ -396,10 +420,23 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions) {
     Catalog::Batch batch(*catalog_);
     for (const auto& s : sessions) {
       s->fence_ns = fence_ns;
+      auto row = row_of(*s);
+      row.aside = false;
+      row.keep = 0;
+      if (status) status = retire(*turns, s->name, batch);
       if (status) status = put_rows(*s, batch);
-      if (status) status = batch.put_session(row_of(*s));
+      if (status) status = batch.put_session(row);
     }
     if (status) status = batch.commit();
+  }
+  if (status) {
+    for (const auto& turn : *turns) {
+      replaced->insert(turn.session->name);
+      if (!turn.name.empty()) replaced->insert(turn.name);
+    }
+    replace_previous(sessions, *turns);
+  } else {
+    end_replacing(*turns);
   }
   for (const auto& s : sessions) {
     if (!status) {
@@ -435,8 +472,9 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
                                          "`clonefs delete " + s->name + "`"};
       if (state != SessionState::kCopied && !force)
         return Error{EBUSY, s->name + " is " + to_string(state) +
-                                ", not Copied; wait for it, or terminate it with --force, which "
-                                "removes the incomplete clone"};
+                                ", not Copied; wait for it, or terminate it with --force, which " +
+                                (s->aside ? "drops it and leaves the generation before as it is"
+                                          : "removes the incomplete clone")};
     }
     for (const auto& s : sessions) {
       if (s->state.load() != SessionState::kCopied) {
@@ -489,7 +527,10 @@ Status Core::remove(const std::vector<std::string>& names, bool force) {
                                 "; `clonefs terminate --force " + s->name + "` removes it"};
     }
     for (const auto& s : sessions) {
-      if (status = destroy(s); !status) return status;
+      const auto previous = s->previous;
+      status = destroy(s);
+      if (status && previous != nullptr) status = destroy(previous);
+      if (!status) return status;
       events_.add("deleted " + s->name);
     }
     state_changed();
@@ -518,16 +559,14 @@ Status Core::destroy(const SessionPtr& s) {
     s->cursor = Session::Cursor{};
     detach_all(*s);
   }
-  {
-    const std::unique_lock lock(sessions_mutex_);
-    sessions_.erase(s->name);
-  }
-  return remove_from_disk(s->id, s->name);
+  unlist(s);
+  return remove_from_disk(s->id, s->name, false);
 }
 
-Status Core::remove_from_disk(uint64_t id, const std::string& name) {
-  const std::string place = "removed-" + std::to_string(id);
+Status Core::remove_from_disk(uint64_t id, const std::string& name, bool aside) {
+  const std::string place = removed_name(id);
   for (const Fd* dir : {&incomplete_dir_, &clones_dir_}) {
+    if (aside) break;
     const int e = disk_.rename(dir->get(), name.c_str(), stage_dir_.get(), place.c_str(), 0);
     if (e < 0 && e != -ENOENT)
       return Error::from_errno(e, "cannot remove the clone " + name + " from the pool");
@@ -563,13 +602,13 @@ void Core::state_changed() {
   state_cv_.notify_all();
 }
 
-void Core::notify_clones(const std::string& name) {
-  std::function<void(const std::string&)> changed;
+void Core::notify_clones(const std::string& name, bool replaced) {
+  std::function<void(const std::string&, bool)> changed;
   {
     const std::lock_guard lock(hooks_mutex_);
     changed = clones_changed_;
   }
-  if (changed) changed(name);
+  if (changed) changed(name, replaced);
 }
 
 Status Core::set_rate(const std::string& name, uint64_t pace) {

@@ -49,7 +49,7 @@ bool Core::fill_cursor(Session& s) {
   c = Session::Cursor{};
   const bool active = s.active();
   for (auto& o : s.objects) {
-    if (o.gone) continue;
+    if (o.gone || o.inherited) continue;
     const bool pending = o.pending.load() != 0;
     if (active ? (!o.finished && (!pending || !s.nocopy)) : pending) c.order.push_back(&o);
   }

@@ -5,6 +5,7 @@
 //   track_ops.cc      the only code that changes bits, and the copying of tracks
 //   copy_program.cc   precopy and drain as a step function; the threads that run it
 //   failures.cc       what an error makes of a session
+//   refresh.cc        RECREATE: the generations of a name
 //   commands.cc       CREATE, PRECOPY, ACTIVATE, TERMINATE, delete, wait
 //   recovery.cc       opening a pool, taking up its sessions, the clean end
 //   clone_access.cc   reading and writing activated clones
@@ -18,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <shared_mutex>
 #include <string>
 #include <thread>
@@ -42,6 +44,8 @@ using SessionPtr = std::shared_ptr<Session>;
 
 // Of session ID, in tracks/.
 inline std::string digests_name(uint64_t id) { return std::to_string(id) + ".digests"; }
+// Of its tree on the stage, when it is being removed.
+inline std::string removed_name(uint64_t id) { return "removed-" + std::to_string(id); }
 
 // What a Change holds and what it does at its end.
 struct ChangeState {
@@ -99,6 +103,8 @@ class Core {
   Status activate(const std::vector<std::string>& names);
   Status terminate(const std::vector<std::string>& names, bool force);
   Status remove(const std::vector<std::string>& names, bool force);
+  // refresh.cc
+  Status recreate(const RecreateOptions& options);
   Status resume(const std::vector<std::string>& names);
   Status set_rate(const std::string& name, uint64_t pace);
   Status wait(const std::string& name, Engine::Goal goal,
@@ -230,7 +236,7 @@ class Core {
   void wake(Session& s);
   void start_worker(const SessionPtr& s);
   void stop_worker(Session& s);
-  void notify_clones(const std::string& name);
+  void notify_clones(const std::string& name, bool replaced = false);
   // Wakes those who wait for a state.
   void state_changed();
 
@@ -270,7 +276,7 @@ class Core {
 
   std::mutex hooks_mutex_;
   std::function<Status(const Engine::Wanted&)> flush_;
-  std::function<void(const std::string&)> clones_changed_;
+  std::function<void(const std::string&, bool)> clones_changed_;
 
   std::mutex state_mutex_;
   std::condition_variable state_cv_;
@@ -308,7 +314,36 @@ class Core {
                               int clone_dir, const std::string& name);
   Status clear_stage(Session& s);
 
+  // refresh.cc
+  // Not changed since P's consistency point, which is that of its session PREVIOUS.
+  bool unchanged_since(const Session& previous, const Object& p, const struct stat& st) const;
+  void inherit_from(Session& s, const SessionPtr& previous);
+  Object* inheritable(const Session& s, int source_fd, const struct stat& st) const;
+  Result<bool> adopt(Session& s, Object& o, const struct stat& st);
+  void disinherit(Session& s, Object& o);
+  Status refresh_in_place(const std::string& name);
+  // What becomes of a generation when the next one is activated.
+  struct Turn {
+    SessionPtr session;
+    std::string name;  // the one that it gets; "": it is removed
+  };
+  std::vector<Turn> turns(const Session& s) const;  // the oldest first
+  // What SESSIONS replace is not opened any more. EBUSY while it is in use: then nothing has changed.
+  Result<std::vector<Turn>> begin_replacing(const std::vector<SessionPtr>& sessions);
+  void end_replacing(const std::vector<Turn>& turns);
+  // Into the batch that activates the session OF: what becomes of the generations before.
+  Status retire(const std::vector<Turn>& turns, const std::string& of, Catalog::Batch& batch);
+  // And after it. With the work mutexes of SESSIONS held.
+  void replace_previous(const std::vector<SessionPtr>& sessions, const std::vector<Turn>& turns);
+  Status settle_trees();
+  void remove_retired();
+  void removing();
+  std::vector<SessionPtr> all_sessions() const;
+  SessionPtr shown(const std::string& name) const;
+  void unlist(const SessionPtr& s);
+
   // commands.cc
+  Status prepare(const CreateOptions& o, const SessionPtr& previous, unsigned keep);
   Status check_create(const CreateOptions& o);
   Status check_space(Session& s);
   void undo_create(const SessionPtr& s);
@@ -316,14 +351,15 @@ class Core {
   void remove_track_files(uint64_t id);
   void remove_digests(uint64_t id);
   std::vector<SessionPtr> find_all(const std::vector<std::string>& names, Status* status) const;
-  Status activate_sessions(const std::vector<SessionPtr>& sessions);
+  Status activate_sessions(const std::vector<SessionPtr>& sessions, std::set<std::string>* replaced);
   // Its work mutex joins LOCKS; ENOENT when the session went before.
   Status hold(const SessionPtr& s, std::vector<std::unique_lock<std::mutex>>& locks);
   Status build(const SessionPtr& s, const CreateOptions& options);
   Error refusal(const SessionPtr& s, const Error& error);
   void release_columns(Session& s);
   Status destroy(const SessionPtr& s);
-  Status remove_from_disk(uint64_t id, const std::string& name);
+  // ASIDE: its tree is on the stage already, another has its name.
+  Status remove_from_disk(uint64_t id, const std::string& name, bool aside);
 
   // recovery.cc
   Status open_source();
@@ -372,6 +408,17 @@ class Core {
   uint64_t still_needed(Session& s);
 
   std::chrono::steady_clock::time_point pool_looked_at_;  // the housekeeper's
+  // Generations that were replaced, on their way out.
+  std::mutex retired_mutex_;
+  std::condition_variable retired_wake_;
+  struct Retired {
+    SessionPtr session;
+    bool with_clone = false;  // its tree goes too
+  };
+  std::vector<Retired> retired_;  // guarded by retired_mutex_
+  bool removing_ends_ = false;       // guarded by retired_mutex_
+  std::thread remover_;
+  int64_t power_cut_at_ns_ = 0;  // when the pool was opened after the last one
   std::thread housekeeper_;
   std::mutex housekeeper_mutex_;
   std::condition_variable housekeeper_wake_;
@@ -400,6 +447,9 @@ class Core {
 timespec now();
 // The allocator keeps what was used for a moment: it goes back to the system. Takes milliseconds.
 void give_back_memory();
+inline int64_t nanoseconds(const timespec& t) {
+  return static_cast<int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
+}
 inline bool same_time(const timespec& a, const timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }

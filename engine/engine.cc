@@ -54,12 +54,13 @@ void Engine::set_flush(std::function<Status(const Wanted&)> flush) {
   const std::lock_guard lock(core_->hooks_mutex_);
   core_->flush_ = std::move(flush);
 }
-void Engine::set_clones_changed(std::function<void(const std::string&)> changed) {
+void Engine::set_clones_changed(std::function<void(const std::string&, bool)> changed) {
   const std::lock_guard lock(core_->hooks_mutex_);
   core_->clones_changed_ = std::move(changed);
 }
 
 Status Engine::create(const CreateOptions& options) { return core_->create(options); }
+Status Engine::recreate(const RecreateOptions& options) { return core_->recreate(options); }
 Status Engine::precopy(const std::vector<std::string>& names) { return core_->precopy(names); }
 Status Engine::activate(const std::vector<std::string>& names) { return core_->activate(names); }
 Status Engine::terminate(const std::vector<std::string>& names, bool force) {

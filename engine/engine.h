@@ -64,6 +64,9 @@ struct EngineOptions {
   // How many pieces (1 MiB of a file, or a small file) are copied at the same time; 0: as suits the
   // machine.
   unsigned copy_workers = 0;
+  // Two changes of a file as close to each other as this may have the same ctime. 0: two kernel ticks, or
+  // two seconds where ctimes have no fractions.
+  std::chrono::nanoseconds ctime_tick{0};
   // Drained tracks share their blocks with the source where the file system can (FICLONERANGE). Then no
   // data is written, but each later overwrite of the source goes to another place on the disk.
   bool share = true;
@@ -83,6 +86,16 @@ struct CreateOptions {
   bool thin = false;               // don't ask whether the pool has room for all
   std::vector<ByteRange> extents;  // empty: whole files. Else: this part of each file
   std::optional<TrackSize> track_size;
+};
+
+// RECREATE: a new consistency point for the name and paths of a clone that is there.
+struct RecreateOptions {
+  std::vector<std::string> names;
+  bool precopy = false;  // start precopy at once
+  // The clone is locked until its activation and brought up to date where it lies. Else the generation
+  // before can be read until then, and what changed lies beside it.
+  bool in_place = false;
+  unsigned keep = 0;  // older generations that are kept after the activation, as NAME.1, NAME.2 ...
 };
 
 struct SessionStatus {
@@ -106,6 +119,9 @@ struct SessionStatus {
   uint64_t tracks_recopied = 0;
   uint64_t cofw_tracks = 0;
   uint64_t clone_read_tracks = 0;  // tracks that clone readers took from the source
+  uint64_t tracks_inherited = 0;   // that the generation before had already: not copied
+  timespec previous_at{};          // consistency point of the generation that is shown until the
+                                   // activation of this one; 0: none
   std::string last_track;          // "PATH:TRACK" that was copied last, "" before
   uint64_t bytes_total = 0;
   uint64_t bytes_copied = 0;
@@ -219,6 +235,13 @@ class Clone {
   virtual const std::string& name() const = 0;
   virtual unsigned slot() const = 0;
   virtual int error() const = 0;  // 0, ESTALE, EIO
+  // The same for changes: EROFS while the next generation is being prepared.
+  virtual int refuses_change() const = 0;
+  // Another for each generation of a name.
+  virtual uint64_t incarnation() const = 0;
+  // An open file or directory: while it is there no other generation takes this one's place. nullptr:
+  // that is about to happen (ESTALE).
+  virtual std::shared_ptr<void> use() = 0;
   virtual int root() const = 0;   // descriptor (O_PATH|O_DIRECTORY) of its tree in the pool; borrowed
 
   // Turns the attributes of an object in the pool into those that the clone shows: inode number
@@ -297,10 +320,13 @@ class Engine {
   void set_flush(std::function<Status(const Wanted&)> flush);
   // Called without locks when the list of clones or the state of one changes (activated, drained,
   // gone): for notifications to the kernel.
-  void set_clones_changed(std::function<void(const std::string& name)> changed);
+  // REPLACED: what was found there before is another's now.
+  void set_clones_changed(std::function<void(const std::string& name, bool replaced)> changed);
 
   // --- commands --------------------------------------------------------------------------------
   Status create(const CreateOptions& options);
+  // Of clones that are Copied, Terminated or Failed. All that it prepares is activated by activate().
+  Status recreate(const RecreateOptions& options);
   Status precopy(const std::vector<std::string>& names);
   Status activate(const std::vector<std::string>& names);
   Status terminate(const std::vector<std::string>& names, bool force);

@@ -31,9 +31,16 @@ Core::~Core() {
     housekeeper_wake_.notify_all();
   }
   if (housekeeper_.joinable()) housekeeper_.join();
-  for (auto& [name, s] : sessions_) stop_worker(*s);
+  {
+    const std::lock_guard lock(retired_mutex_);
+    removing_ends_ = true;
+    retired_wake_.notify_all();
+  }
+  if (remover_.joinable()) remover_.join();
+  for (const auto& retired : retired_) stop_worker(*retired.session);
+  for (const auto& s : all_sessions()) stop_worker(*s);
   // Sessions refer to objects that refer to descriptors: before the disk goes.
-  for (auto& [name, s] : sessions_)
+  for (const auto& s : all_sessions())
     for (auto& o : s->objects) sources_.detach(o);
   sessions_.clear();
 }
@@ -285,6 +292,9 @@ Status Core::take_pool() {
   auto durability = catalog_->meta("durability");
   if (!durability) return durability.error();
   const std::string this_boot = options_.boot.empty() ? current_boot() : options_.boot;
+  auto power_cut_at = catalog_->meta("power_cut_at");
+  if (!power_cut_at) return power_cut_at.error();
+  power_cut_at_ns_ = std::strtoll(power_cut_at->c_str(), nullptr, 10);
   auto mount = catalog_->meta("mount");
   if (!mount) return mount.error();
   const std::string this_mount = mount_of_pool();
@@ -296,7 +306,10 @@ Status Core::take_pool() {
   const auto this_mark = mark(false);
   if (!this_mark) return this_mark.error();
   end.elsewhere = !known_mark->empty() && *known_mark != *this_mark;
+  const bool cut = end.power_cut() && !volume->empty();
+  if (cut) power_cut_at_ns_ = nanoseconds(now());
 
+  if (auto status = settle_trees(); !status) return status;
   auto rows = catalog_->sessions();
   if (!rows) return rows.error();
   // What no session owns: left by a daemon that was killed in CREATE or delete.
@@ -305,7 +318,7 @@ Status Core::take_pool() {
     if (auto status = check_identity(row); !status) return status;
     next_id_ = std::max(next_id_, row.id + 1);
     if (row.state == kRemovingState) {
-      if (auto status = remove_from_disk(row.id, row.name); !status) return status;
+      if (auto status = remove_from_disk(row.id, row.name, row.aside); !status) return status;
       continue;
     }
     names.insert(row.name);
@@ -340,6 +353,7 @@ Status Core::take_pool() {
     Catalog::Batch batch(*catalog_);
     auto status = batch.put_meta("volume", root_handle);
     if (status) status = batch.put_meta("clean", "0");
+    if (status && cut) status = batch.put_meta("power_cut_at", std::to_string(power_cut_at_ns_));
     if (status) status = batch.put_meta("boot", this_boot);
     if (status) status = batch.put_meta("mount", this_mount);
     if (status) status = batch.put_meta("without_clones", *this_mark);
@@ -359,7 +373,10 @@ Status Core::take_pool() {
   }
   reserve_room();
   look_at_pool();
-  if (options_.copy_threads) housekeeper_ = std::thread([this] { housekeeping(); });
+  if (options_.copy_threads) {
+    housekeeper_ = std::thread([this] { housekeeping(); });
+    remover_ = std::thread([this] { removing(); });
+  }
   return {};
 }
 
@@ -389,15 +406,30 @@ Status Core::load_session(const SessionRow& row, const LastEnd& end) {
   s->fence_ns = row.fence_ns;
   s->pace = row.pace;
   s->error = row.error;
-  s->building = false;
+  s->aside = row.aside;
+  s->keep = row.keep;
+  s->kept_of = row.kept_of;
+  const std::lock_guard work(s->work_mutex);
   bool slot_taken = false;
-  for (const auto& [name, other] : sessions_) {
-    if (name == row.name || other->id == row.id)
-      return Error{EUCLEAN, "the catalog of the pool is damaged: two sessions have the name " + name +
-                                " or its number"};
-    slot_taken |= other->slot == row.slot;
+  {
+    const std::unique_lock lock(sessions_mutex_);
+    SessionPtr before;  // the generation that this one follows
+    for (const auto& [name, other] : sessions_) {
+      const bool follows = row.aside && name == row.name && other->previous == nullptr;
+      if ((name == row.name && !follows) || other->id == row.id)
+        return Error{EUCLEAN, "the catalog of the pool is damaged: two sessions have the name " + name +
+                                  " or its number"};
+      if (follows) before = other;
+      slot_taken |= !follows && other->slot == row.slot;
+    }
+    if (before != nullptr) before->frozen = true;
+    s->previous = std::move(before);
+    sessions_[s->name] = s;
   }
-  sessions_[s->name] = s;
+  const struct Built {
+    Session& session;
+    ~Built() { session.building = false; }
+  } built{*s};
   const auto lost = [&](const std::string& why) {
     if (s->error.empty()) {
       s->error = why;
@@ -652,33 +684,31 @@ int Core::list_numbers(int tree, bool each, std::unordered_set<uint64_t>& number
 
 Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   // The tree: in incomplete/ until it is Copied, and, for the moment before that is written down,
-  // in clones/ already.
-  Fd tree(disk_, disk_.open(incomplete_dir_.get(), s->name.c_str(),
-                            O_PATH | O_DIRECTORY | O_NOFOLLOW));
-  if (!tree)
-    tree = Fd(disk_, disk_.open(clones_dir_.get(), s->name.c_str(),
-                                O_PATH | O_DIRECTORY | O_NOFOLLOW));
-  struct stat st{};
-  if (!tree || disk_.stat(tree.get(), "", &st) < 0)
-    return Error{ENOENT, "its tree is not in the pool any more"};
-  if (st.st_ino != s->objects.front().pool_ino)
-    return Error{ESTALE, "its tree in the pool is another than the one that was made"};
-
+  // in clones/ already. What the name shows beside it has the other place.
   const auto state = s->state.load();
+  const bool drained = state == SessionState::kCopied || state == SessionState::kTerminated;
+  Fd tree;
+  struct stat st{};
+  bool another = false;
+  for (const Fd* dir : {&incomplete_dir_, &clones_dir_}) {
+    if (tree) break;
+    tree = Fd(disk_, disk_.open(dir->get(), s->name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW));
+    if (!tree || disk_.stat(tree.get(), "", &st) < 0) continue;
+    if (st.st_ino == s->objects.front().pool_ino) continue;
+    another = true;
+    tree.reset();
+  }
+  if (!tree)
+    return another ? Error{ESTALE, "its tree in the pool is another than the one that was made"}
+                   : Error{ENOENT, "its tree is not in the pool any more"};
+
   if (!pool_space_.by_handle || !source_space_.by_handle) {
     if (auto status = find_pins(*s, tree.get()); !status) return status;
   }
-  if (state != SessionState::kCopied && state != SessionState::kTerminated) {
+  if (!drained) {
     if (auto status = keep_to_tree(*s, tree.get()); !status) return status;
   }
-  if (state == SessionState::kCopied || state == SessionState::kTerminated) {
-    // The move to its place may not have been durable when the state was.
-    const int e = disk_.rename(incomplete_dir_.get(), s->name.c_str(), clones_dir_.get(),
-                               s->name.c_str(), RENAME_NOREPLACE);
-    if (e < 0 && e != -ENOENT)
-      return Error::from_errno(e, "cannot move the drained clone to its place in the pool");
-    return {};
-  }
+  if (drained) return {};  // in its place: settle_trees()
 
   if (state == SessionState::kCopyInProgress) {
     if (end.power_cut() && !end.was_power)
@@ -727,8 +757,11 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     if (!marks) return marks.error();
     for (const auto& m : *marks) checked[m.object] = m;
   }
+  // It was Copied, and is refreshed in place.
+  const bool refresh = s->activated_at.tv_sec != 0;
   Object& root = s->objects.front();
   root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
+  if (s->previous != nullptr) inherit_from(*s, s->previous);
   if (root.filter != nullptr) {
     if (auto status = set_filters(*s, root, s->root_filter); !status) return status;
   }
@@ -739,14 +772,26 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       drop_object(*s, o);
       continue;
     }
+    if (s->previous != nullptr && s->previous->by_pool_ino.find(o.pool_ino) != nullptr) {
+      // Inherited: as long as nothing has changed. That is found out anew.
+      drop_object(*s, o);
+      continue;
+    }
     sources_.attach(s, o);
+    if (refresh) {
+      o.finished = false;
+      o.times_set = false;
+      o.changed = false;
+      row_changed(*s, o);
+    }
     if (!o.is_regular()) continue;
     // As it was when the bits were written down? After a power cut no ctime tells it: what a program
     // synced with fdatasync just before is there, the ctime that goes with it need not be.
     const Fd source = open_source(o, O_PATH);
     bool trusted = source && disk_.stat(source.get(), "", &st) == 0 && !end.power_cut();
     if (trusted && end.clean) {
-      trusted = same_time(st.st_ctim, o.ctime) && static_cast<uint64_t>(st.st_size) == o.size;
+      trusted = refresh ? unchanged_since(*s, o, st)
+                        : same_time(st.st_ctim, o.ctime) && static_cast<uint64_t>(st.st_size) == o.size;
     } else if (trusted) {
       const auto mark = checked.find(o.id);
       trusted = mark != checked.end() && o.column != nullptr &&
@@ -759,6 +804,9 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       trusted = false;
       row_changed(*s, o);
     }
+    // Precopied is what a drained track is now.
+    if (refresh && o.column != nullptr)
+      change_bits(*s, o, {0, o.column->count}, is_drained, on_precopied);
     if (!trusted && o.column != nullptr) {
       change_bits(*s, o, {0, o.column->count}, is_precopied, on_precopy_write);
       o.compare = true;
@@ -769,7 +817,14 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     o.recheck = !(end.clean && trusted);
   }
   mark_all(s);
-  return {};
+  if (!refresh) return {};
+  s->activated_at = {};
+  Catalog::Batch batch(*catalog_);
+  auto status = put_rows(*s, batch);
+  if (status) status = batch.put_session(row_of(*s));
+  if (status) status = batch.commit();
+  if (status) rows_written(*s);
+  return status;
 }
 
 // After an unclean end the clone's file may have, of tracks that are pending, what was put there last
@@ -979,7 +1034,7 @@ Status Core::close() {
     housekeeper_wake_.notify_all();
   }
   if (housekeeper_.joinable()) housekeeper_.join();
-  for (auto& [name, s] : sessions_) stop_worker(*s);
+  for (const auto& s : all_sessions()) stop_worker(*s);
   std::vector<SessionPtr> waiting;
   for (auto& [name, s] : sessions_) {
     const std::lock_guard work(s->work_mutex);
@@ -998,16 +1053,18 @@ Status Core::close() {
   int e = power() ? 0 : disk_.syncfs(pool_dir_.get());
   bool needs_source = false;
   for (auto& [name, s] : sessions_) {
-    if (!s->before_activation() && !s->active()) continue;
-    needs_source = true;
-    if (e == 0) e = s->track_file.datasync();
+    const bool needs = s->before_activation() || s->active();
+    needs_source |= needs;
+    // RECREATE in place reads that of a Copied one.
+    if (e == 0 && (needs || s->state.load() == SessionState::kCopied) && s->track_file)
+      e = s->track_file.datasync();
   }
   // The marks speak of the source's data, which programs may not have synced.
   if (e == 0 && needs_source) e = disk_.syncfs(source_dir_.get());
   if (e < 0) return Error::from_errno(e, "cannot make the pool durable");
   Catalog::Batch batch(*catalog_);
   Status status = batch.clear_marks();
-  for (auto& [name, s] : sessions_) {
+  for (const auto& s : all_sessions()) {
     if (status) status = put_rows(*s, batch);
     if (s->state.load() != SessionState::kCopyInProgress) continue;
     for (auto& o : s->objects) {

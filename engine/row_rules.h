@@ -18,6 +18,8 @@ namespace clonefs::detail {
 inline constexpr uint64_t kMaxTracks = uint64_t{1} << 31;
 // The upper 16 bits of inode numbers.
 inline constexpr unsigned kMaxSlot = 65535;
+// Generations of a name, besides the one that is shown.
+inline constexpr unsigned kMaxKept = 1000;
 // In the catalog only: the session and its clone are being taken away.
 inline constexpr int kRemovingState = 100;
 

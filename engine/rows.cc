@@ -16,6 +16,9 @@ SessionRow Core::row_of(const Session& s) const {
   SessionRow r;
   r.id = s.id;
   r.name = s.name;
+  r.aside = s.aside;
+  r.keep = s.keep;
+  r.kept_of = s.kept_of;
   r.slot = s.slot;
   r.column_id = s.column_id;
   r.state = static_cast<int>(s.state.load());
@@ -181,13 +184,8 @@ void Core::housekeeping() {
       say(checkpoint_error, "checkpoint", checkpoint(precopied));
       last_checkpoint = std::chrono::steady_clock::now();
     }
-    std::vector<SessionPtr> sessions;
-    {
-      const std::shared_lock names(sessions_mutex_);
-      for (const auto& [name, s] : sessions_) sessions.push_back(s);
-    }
     Status rows;
-    for (const auto& s : sessions) {
+    for (const auto& s : all_sessions()) {
       const std::unique_lock work(s->work_mutex, std::try_to_lock);
       if (!work || s->removed || s->building || s->before_activation()) continue;
       if (auto status = flush_rows(*s); !status) rows = status;

@@ -136,6 +136,9 @@ struct Object {
   // Guarded by object_lock.
   bool times_set = false;
   bool recheck = false;                 // after a restart: bits say less than the files
+  // Its file in the pool is the previous generation's too: it is not touched before the activation.
+  // Guarded by the work mutex.
+  bool inherited = false;
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
 
   bool is_regular() const { return S_ISREG(type); }
@@ -155,6 +158,7 @@ struct Counters {
   std::atomic<uint64_t> objects{0}, files{0};
   std::atomic<uint64_t> tracks_total{0}, tracks_pending{0}, tracks_precopied{0};
   std::atomic<uint64_t> tracks_recopied{0}, cofw_tracks{0}, clone_read_tracks{0};
+  std::atomic<uint64_t> tracks_inherited{0};
   std::atomic<uint64_t> bytes_total{0}, bytes_copied{0};
 };
 
@@ -187,6 +191,19 @@ struct Session : std::enable_shared_from_this<Session> {
   bool nocopy = false;
   timespec created_at{};
   PathNode root_filter;
+  const uint64_t incarnation = next_incarnation();  // no other session in this process has it
+
+  // Generations (refresh.cc). PREVIOUS is what the name shows until this one is activated; guarded by
+  // Core::sessions_mutex_.
+  std::shared_ptr<Session> previous;
+  DigestFile previous_digests;                             // guarded by work_mutex
+  ObjectIndex<Object, &Object::source_id> inheritance;     // of PREVIOUS; guarded by work_mutex
+  std::atomic<bool> aside{false};  // PREVIOUS has the name in the catalog
+  unsigned keep = 0;               // older generations that remain at its activation
+  std::string kept_of;             // it is an older generation of this name
+  std::atomic<bool> frozen{false};    // it is PREVIOUS of another: nobody changes it
+  std::atomic<bool> replaced{false};  // about to be: nobody opens anything of it any more
+  std::atomic<uint64_t> open_handles{0};
 
   std::atomic<SessionState> state{SessionState::kCreated};
   std::atomic<bool> building{true};  // CREATE is not done yet
@@ -276,6 +293,10 @@ struct Session : std::enable_shared_from_this<Session> {
   std::mutex& object_lock(const Object& o) { return object_locks[o.id % object_locks.size()]; }
   std::array<std::mutex, 64> object_locks;
 
+  static uint64_t next_incarnation() {
+    static std::atomic<uint64_t> last{0};
+    return last.fetch_add(1) + 1;
+  }
   bool before_activation() const {
     const auto s = state.load(std::memory_order_acquire);
     return s == SessionState::kCreated || s == SessionState::kPrecopy;

@@ -346,6 +346,11 @@ Status Core::place(const SessionPtr& s, SyncPass& pass, Object& dir, int source_
     mark_for(pass, *o);
     return {};
   }
+  if (o != nullptr && o->inherited) {
+    // It has another name now: no one place any more.
+    disinherit(*s, *o);
+    o = nullptr;
+  }
   if (o != nullptr) {
     const Fd clone = open_clone(*o, O_PATH);
     const int e = clone ? disk_.link(clone.get(), clone_dir, name.c_str()) : clone.get();
@@ -385,10 +390,17 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
                                   int clone_dir, const std::string& name) {
   const mode_t type = st.st_mode & S_IFMT;
   int e = 0;
+  bool inherited = false;
   if (S_ISREG(type)) {
-    const Fd made(disk_, disk_.open(clone_dir, name.c_str(),
-                                    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
-    e = made ? 0 : made.get();
+    if (const Object* p = inheritable(*s, source_fd, st)) {
+      const Fd clone = open_clone(*p, O_PATH);
+      inherited = clone && disk_.link(clone.get(), clone_dir, name.c_str()) == 0;
+    }
+    if (!inherited) {
+      const Fd made(disk_, disk_.open(clone_dir, name.c_str(),
+                                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+      e = made ? 0 : made.get();
+    }
   } else if (S_ISDIR(type)) {
     e = disk_.mkdir(clone_dir, name.c_str(), 0700);
   } else if (S_ISLNK(type)) {
@@ -411,6 +423,7 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
   o.type = static_cast<uint16_t>(type);
   o.source_id = st.st_ino;
   o.pool_ino = there.st_ino;
+  o.inherited = inherited;
   e = FileRef::of(source_space_, source_fd, &o.source);
   if (e == 0) e = FileRef::of(pool_space_, made.get(), &o.clone);
   if (e < 0) {
@@ -442,7 +455,7 @@ Status Core::clear_stage(Session& s) {
       o = s.by_pool_ino.find(st.st_ino);
     }
     if (o == nullptr) return;
-    if (S_ISDIR(st.st_mode) || st.st_nlink == 1)
+    if (S_ISDIR(st.st_mode) || st.st_nlink == 1 || o->inherited)
       drop_object(s, *o);
     else
       mark_object(s, *o);
@@ -548,6 +561,16 @@ Status Core::sync_object(Session& s, Object& o) {
   if (e == -ESTALE || e == -ENOENT) return {};  // gone: its names tell
   if (e < 0) return cannot("read", path_of(s, o), e);
   if ((st.st_mode & S_IFMT) != o.type) return {};
+  if (o.inherited) {
+    const bool known = o.column != nullptr;
+    if (known && o.pending.load() == 0 && same_time(o.ctime, st.st_ctim) && st.st_nlink == 1 &&
+        o.size == static_cast<uint64_t>(st.st_size))
+      return {};
+    const auto adopted = known ? Result<bool>(false) : adopt(s, o, st);
+    if (!adopted) return adopted.error();
+    if (!*adopted) disinherit(s, o);
+    return {};
+  }
   const Fd clone = open_clone(o, O_PATH);
   if (!clone) {
     if (clone.get() == -ESTALE) return {};
@@ -713,6 +736,19 @@ Status Core::sync_data_size(Session& s, Object& o, const struct stat& st,
     // and one that is pending may have been put on the clone side.
     which = [](TrackBits b) { return !is_precopied(b); };
     if (auto status = each_data(clone.get(), 0, size, add); !status) return status;
+    // What was not selected is a hole, whatever the clone's user wrote there.
+    int e = 0;
+    const auto clear = [&](ByteRange r) {
+      const Extent extent = ts.touched(r);
+      for (uint64_t t = extent.first; t < extent.end() && e == 0; ++t) {
+        const uint64_t begin = ts.offset_of(t);
+        if (!s.selected(t)) e = clear_range(clone.get(), {begin, std::min(ts.bytes(), size - begin)});
+      }
+    };
+    if (!s.selection.empty()) {
+      if (auto status = each_data(clone.get(), 0, size, clear); !status) return status;
+    }
+    if (e < 0) return cannot("clear in the pool", path_of(s, o), e);
     o.recheck = false;
   }
   return {};

@@ -83,6 +83,8 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   r.tracks_recopied = c.tracks_recopied;
   r.cofw_tracks = c.cofw_tracks;
   r.clone_read_tracks = c.clone_read_tracks;
+  r.tracks_inherited = c.tracks_inherited;
+  if (const auto before = shown(name); before != nullptr && before != s) r.previous_at = before->activated_at;
   r.bytes_total = c.bytes_total;
   r.bytes_copied = c.bytes_copied;
   r.pace_auto = s->pace == kPaceAuto;

@@ -38,6 +38,8 @@ class TrackFile {
     return *this;
   }
 
+  explicit operator bool() const { return disk_ != nullptr; }  // is open
+
   // 0 or -errno. After a restart failed() is true.
   int set_failed() {
     const char byte = 'F';

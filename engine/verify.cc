@@ -255,7 +255,7 @@ class Verifier {
 };
 
 Result<VerifyReport> Core::verify(const std::string& name, const std::function<bool()>& cancelled) {
-  const auto s = find(name);
+  const auto s = shown(name);
   if (s == nullptr)
     return no_clone(name);
   if (s->before_activation())
@@ -276,7 +276,7 @@ Result<VerifyReport> Core::verify(const std::string& name, const std::function<b
 }
 
 std::shared_ptr<const VerifyReport> Core::verified(const std::string& name) const {
-  const auto s = find(name);
+  const auto s = shown(name);
   if (s == nullptr) return nullptr;
   const std::lock_guard lock(s->text_mutex);
   return s->verified;

@@ -30,6 +30,7 @@ inline constexpr TrackBits kPrecopied = kExtent | kPrecopyPb;     // 010
 constexpr bool is_pending(TrackBits b) { return (b & kClonePb) != 0; }
 constexpr bool is_precopied(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == kPrecopyPb; }
 constexpr bool is_done(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == 0; }
+constexpr bool is_drained(TrackBits b) { return is_done(b) && (b & kExtent) != 0; }
 constexpr bool in_extent(TrackBits b) { return (b & kExtent) != 0; }
 constexpr bool is_copying(TrackBits b) { return (b & kCopying) != 0; }
 

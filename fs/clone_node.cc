@@ -99,7 +99,7 @@ int CloneNode::describe(fuse_entry_param* entry) {
 
 bool CloneNode::notice_passthrough(const struct stat& pool) {
   std::lock_guard lock(mutex_);
-  if (opens_.passthrough == 0 || same_time(opens_.pool_ctime, pool.st_ctim)) return false;
+  if (opens_.passthrough_writers == 0 || same_time(opens_.pool_ctime, pool.st_ctim)) return false;
   opens_.pool_ctime = pool.st_ctim;
   changed();
   return true;
@@ -121,7 +121,7 @@ void CloneNode::invalidate_attributes() {
 
 int CloneNode::refuse_change() const {
   if (tree_.options_.read_only) return EROFS;
-  return clone_->error();
+  return clone_->refuses_change();
 }
 
 int CloneNode::before_names_change(uint64_t victim) {
@@ -460,6 +460,8 @@ void CloneNode::open(fuse_req_t req, fuse_file_info* fi) {
 }
 
 int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** handle) {
+  auto use = clone_->use();
+  if (use == nullptr) return ESTALE;
   auto file = tree_.engine_.open_clone_file(clone_, fd.get(), pool_ino_);
   if (!file) return file.error().code;
   if ((fi->flags & O_TRUNC) != 0) {
@@ -477,7 +479,8 @@ int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** h
       return -e;
     }
   }
-  *handle = new CloneFileHandle(this, std::move(fd), std::move(*file), passthrough, write);
+  *handle = new CloneFileHandle(this, std::move(fd), std::move(*file), std::move(use), passthrough,
+                                write);
   return 0;
 }
 
@@ -490,11 +493,12 @@ bool CloneNode::begin_open(const CloneFile& file, int fd, bool write, fuse_file_
     if (opens_.passthrough == 0 && file.drained()) {
       const int id = backing_open(session, fd);
       opens_.backing_id = std::max(id, 0);
-      struct stat st {};
-      if (tree_.space_.disk->stat(fd, "", &st) == 0) opens_.pool_ctime = st.st_ctim;
     }
     if (opens_.backing_id > 0) {
       opens_.passthrough++;
+      struct stat st {};
+      if (write && opens_.passthrough_writers++ == 0 && tree_.space_.disk->stat(fd, "", &st) == 0)
+        opens_.pool_ctime = st.st_ctim;
       opens_.was_passthrough = true;
       fi->backing_id = opens_.backing_id;
       fi->keep_cache = 0;
@@ -515,6 +519,7 @@ bool CloneNode::begin_open(const CloneFile& file, int fd, bool write, fuse_file_
 
 void CloneNode::end_open(bool passthrough, bool write) {
   std::lock_guard lock(mutex_);
+  if (passthrough && write) opens_.passthrough_writers--;
   if (!passthrough) {
     opens_.cached--;
     if (write) opens_.cached_writers--;
@@ -686,6 +691,11 @@ void CloneNode::opendir(fuse_req_t req, fuse_file_info* fi) {
     fuse_reply_err(req, e);
     return;
   }
+  auto use = clone_->use();
+  if (use == nullptr) {
+    fuse_reply_err(req, ESTALE);
+    return;
+  }
   Fd fd = open_ref(O_RDONLY | O_DIRECTORY | O_NOATIME);
   if (fd.get() == -EPERM) fd = open_ref(O_RDONLY | O_DIRECTORY);
   if (!fd) {
@@ -700,7 +710,7 @@ void CloneNode::opendir(fuse_req_t req, fuse_file_info* fi) {
   fd.release();
   // Where nothing changes but through this mount, the kernel may keep the listing.
   fi->cache_readdir = fi->keep_cache = tree_.options_.read_only ? 0 : 1;
-  reply_open(req, new CloneDirHandle(this, directory), fi);
+  reply_open(req, new CloneDirHandle(this, std::move(use), directory), fi);
 }
 
 void CloneDirHandle::fsync(fuse_req_t req, bool data_only, fuse_file_info*) {

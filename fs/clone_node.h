@@ -49,6 +49,7 @@ class CloneNode : public KeyedNode {
     unsigned cached = 0;
     unsigned cached_writers = 0;  // may hold data that only their cache has
     unsigned passthrough = 0;
+    unsigned passthrough_writers = 0;
     int backing_id = 0;
     bool was_passthrough = false;  // what the kernel has cached may be older than that
     timespec pool_ctime{};         // last seen, to notice changes made by passthrough
@@ -90,9 +91,10 @@ class CloneNode : public KeyedNode {
 
 class CloneFileHandle : public Handle {
  public:
-  CloneFileHandle(CloneNode* node, Fd fd, std::unique_ptr<CloneFile> file, bool passthrough,
-                  bool write)
+  CloneFileHandle(CloneNode* node, Fd fd, std::unique_ptr<CloneFile> file,
+                  std::shared_ptr<void> use, bool passthrough, bool write)
       : node_(node),
+        use_(std::move(use)),
         fd_(std::move(fd)),
         file_(std::move(file)),
         passthrough_(passthrough),
@@ -111,6 +113,7 @@ class CloneFileHandle : public Handle {
   int error() const { return node_->clone_->error(); }
 
   CloneNode* const node_;  // lives while the kernel has it open
+  const std::shared_ptr<void> use_;
   const Fd fd_;
   const std::unique_ptr<CloneFile> file_;
   const bool passthrough_;
@@ -120,7 +123,8 @@ class CloneFileHandle : public Handle {
 class CloneDirHandle : public Handle {
  public:
   // Takes DIRECTORY over.
-  CloneDirHandle(CloneNode* node, DIR* directory) : node_(node), directory_(directory) {}
+  CloneDirHandle(CloneNode* node, std::shared_ptr<void> use, DIR* directory)
+      : node_(node), use_(std::move(use)), directory_(directory) {}
   ~CloneDirHandle() override { ::closedir(directory_); }
 
   void readdir(fuse_req_t req, size_t size, off_t offset, fuse_file_info*) override {
@@ -137,6 +141,7 @@ class CloneDirHandle : public Handle {
   int fill(fuse_req_t req, off_t offset, bool plus, std::vector<char>* buffer);
 
   CloneNode* const node_;
+  const std::shared_ptr<void> use_;
   DIR* const directory_;
   std::mutex mutex_;
   off_t position_ = 0;

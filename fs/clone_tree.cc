@@ -38,8 +38,10 @@ int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, CloneNode** 
   if (const int e = detail::FileRef::of(space_, fd, &ref); e != 0) return -e;
   // A handle names the object and its generation; without one, the pinned object's number is its
   // own.
-  const std::string key = ref.handle().empty() ? "#" + std::to_string(st.st_ino)
-                                               : std::string(ref.handle());
+  // Generations may have a file in common.
+  const std::string key =
+      std::to_string(clone->incarnation()) + (ref.handle().empty() ? "#" + std::to_string(st.st_ino)
+                                                                   : ":" + std::string(ref.handle()));
   *node = static_cast<CloneNode*>(nodes_.get(
       key, [&] { return new CloneNode(*this, clone, std::move(ref), st.st_ino, is_root); }));
   return 0;

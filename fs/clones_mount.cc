@@ -36,15 +36,17 @@ Result<std::unique_ptr<ClonesMount>> ClonesMount::open(Parts parts, const std::s
   self->session_->tune(mountpoint);
   self->news_->mount = self.get();
   parts.engine.set_clones_changed(
-      [news = self->news_](const std::string& name) { clone_changed(*news, name); });
+      [news = self->news_](const std::string& name, bool replaced) {
+        clone_changed(*news, name, replaced);
+      });
   return self;
 }
 
-void ClonesMount::clone_changed(News& news, const std::string& name) {
+void ClonesMount::clone_changed(News& news, const std::string& name, bool replaced) {
   const auto told = std::make_shared<std::promise<void>>();
   {
     const std::lock_guard lock(news.mutex);
-    if (news.mount == nullptr || news.mount->parts_.engine.clone(name)) return;
+    if (news.mount == nullptr || (!replaced && news.mount->parts_.engine.clone(name))) return;
     if (ClonesRoot::changing_names()) return;
     news.mount->notifier_.post(
         [session = news.mount->session_.get(), root = news.mount->root_.get(), name, told] {

@@ -43,7 +43,7 @@ class ClonesMount {
   };
 
   explicit ClonesMount(Parts parts) : parts_(parts) {}
-  static void clone_changed(News& news, const std::string& name);
+  static void clone_changed(News& news, const std::string& name, bool replaced);
 
   const Parts parts_;
   const std::shared_ptr<News> news_ = std::make_shared<News>();

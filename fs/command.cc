@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -57,7 +58,7 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
   return std::chrono::milliseconds(std::llround(seconds * 1000));
 }
 
-constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
+constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kRecreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
                            Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
                            Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume,
                            Verb::kVerify};
@@ -82,6 +83,14 @@ std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
   return chosen.front()->get_name() + ": " + text;
 }
 
+unsigned kept_of(const std::string& text) {
+  unsigned count = 0;
+  const char* const end = text.data() + text.size();
+  const auto r = std::from_chars(text.data(), end, count);
+  if (r.ec != std::errc() || r.ptr != end) refuse("'" + text + "' is no number of generations.");
+  return count;
+}
+
 uint64_t pace_of(const std::string& text) {
   if (text == "auto") return kPaceAuto;
   if (text == "max" || text == "unlimited") return kPaceMax;
@@ -101,6 +110,8 @@ const char* to_string(Verb verb) {
   switch (verb) {
     case Verb::kCreate:
       return "create";
+    case Verb::kRecreate:
+      return "recreate";
     case Verb::kPrecopy:
       return "precopy";
     case Verb::kActivate:
@@ -134,7 +145,11 @@ std::string format_command(const Command& command) {
   const CreateOptions& create = command.create;
   if (command.json) words.emplace_back("--json");
   if (command.force) words.emplace_back("--force");
-  if (create.precopy) words.emplace_back("--precopy");
+  if (create.precopy || command.recreate.precopy) words.emplace_back("--precopy");
+  if (command.recreate.in_place) words.emplace_back("--in-place-refresh");
+  if (command.recreate.keep > 0) {
+    words.push_back("--keep=" + std::to_string(command.recreate.keep));
+  }
   if (create.nocopy) words.emplace_back("--nocopy");
   if (create.thin) words.emplace_back("--thin");
   if (create.pace != kPaceAuto) words.push_back("--pace=" + pace_word(create.pace));
@@ -221,6 +236,19 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
   CLI::App* sub = add(Verb::kCreate, "Prepare a clone: check the selection and build its skeleton");
   selection(sub);
   sub->add_flag("--precopy", create.precopy, "begin to copy before the activation");
+
+  sub = add(Verb::kRecreate,
+            "Prepare the next generation of clones: the same names and paths, of which only what changed "
+            "is copied; activate takes its consistency point");
+  names(sub, "clones that are copied")->required();
+  sub->add_flag("--precopy", draft.recreate.precopy, "begin to copy before the activation");
+  sub->add_flag("--in-place-refresh", draft.recreate.in_place,
+                "bring the clone itself up to date, which is locked until its activation: for a pool "
+                "that has no room for both generations");
+  sub->add_option_function<std::string>(
+         "--keep", [&draft](const std::string& text) { draft.recreate.keep = kept_of(text); },
+         "at the activation keep so many older generations, as NAME.1 (the one before), NAME.2 ...")
+      ->type_name("N");
 
   sub = add(Verb::kPrecopy, "Begin to copy created sessions before their activation");
   names(sub, "sessions")->required();

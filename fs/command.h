@@ -21,6 +21,7 @@ namespace clonefs {
 
 enum class Verb {
   kCreate,
+  kRecreate,
   kPrecopy,
   kActivate,
   kCopy,
@@ -41,6 +42,7 @@ struct Command {
   Verb verb = Verb::kStatus;
   std::vector<std::string> names;  // sessions; extents: one session or path
   CreateOptions create;            // create, copy; the name is there
+  RecreateOptions recreate;        // recreate; the names are in NAMES
   bool json = false;
   bool watch = false;  // the command line's alone
   bool force = false;

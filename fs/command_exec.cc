@@ -30,6 +30,9 @@ Result<std::string> CommandExecutor::execute(Command command,
     case Verb::kCreate:
     case Verb::kCopy:
       return create(command);
+    case Verb::kRecreate:
+      command.recreate.names = command.names;
+      return after(engine_.recreate(command.recreate), command, command.names);
     case Verb::kPrecopy:
       return after(engine_.precopy(command.names), command, command.names);
     case Verb::kActivate:

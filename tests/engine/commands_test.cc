@@ -777,7 +777,7 @@ TEST(Commands, the_list_of_clones_is_told_of) {
     std::unique_lock lock(mutex);
     return more.wait_for(lock, std::chrono::seconds(20), [&] { return told >= times; });
   };
-  v.engine().set_clones_changed([&](const std::string& name) {
+  v.engine().set_clones_changed([&](const std::string& name, bool) {
     EXPECT_EQ(name, "c");
     const std::lock_guard lock(mutex);
     ++told;

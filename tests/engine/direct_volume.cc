@@ -92,6 +92,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.boot = options_.boot;
   options.journal_limit = options_.journal_limit;
   options.no_clones = options_.no_clones;
+  options.ctime_tick = options_.ctime_tick;
   return options;
 }
 
@@ -451,7 +452,11 @@ std::string DirectVolume::damage(const std::string& name) {
 
 std::string DirectVolume::plain_difference(const std::string& name, const Tree& expected,
                                            const std::vector<std::string>& selected) {
-  const std::string destination = status(name).destination;
+  const SessionStatus there = status(name);
+  // The next generation is prepared elsewhere.
+  const std::string destination = there.previous_at.tv_sec == 0
+                                      ? there.destination
+                                      : engine_->pool_path() + "/clones/" + name;
   const ScopedFd root(::open(destination.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (root.get() < 0) return "no destination: " + destination;
   TreeView view;
@@ -461,7 +466,11 @@ std::string DirectVolume::plain_difference(const std::string& name, const Tree& 
 }
 
 DirectVolume::OpenClone::OpenClone(OpenClone&& other) noexcept
-    : clone(std::move(other.clone)), fd(other.fd), ino(other.ino), file(std::move(other.file)) {
+    : clone(std::move(other.clone)),
+      use(std::move(other.use)),
+      fd(other.fd),
+      ino(other.ino),
+      file(std::move(other.file)) {
   other.fd = -1;
 }
 
@@ -476,6 +485,7 @@ DirectVolume::OpenClone DirectVolume::open_clone(const std::string& name, const 
   auto clone = engine_->clone(name);
   if (!clone) return open;
   open.clone = *clone;
+  open.use = open.clone->use();
   open.fd = openat(open.clone->root(), path.c_str(), flags | O_NOFOLLOW | O_CLOEXEC);
   if (open.fd < 0) return open;
   struct stat st {};

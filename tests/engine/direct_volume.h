@@ -76,6 +76,7 @@ class DirectVolume {
     std::chrono::milliseconds stall_limit{0};
     std::string boot;  // id of the boot; empty: the machine's
     bool no_clones = false;
+    std::chrono::nanoseconds ctime_tick{0};
   };
   DirectVolume() : DirectVolume(Options{}) {}
   explicit DirectVolume(Where where) : DirectVolume(options_at(where)) {}
@@ -152,6 +153,7 @@ class DirectVolume {
   // A file of the clone, open with its CloneFile.
   struct OpenClone {
     std::shared_ptr<Clone> clone;
+    std::shared_ptr<void> use;
     int fd = -1;
     uint64_t ino = 0;  // in the pool
     std::unique_ptr<CloneFile> file;

@@ -30,6 +30,9 @@ struct ModelSession {
     std::shared_ptr<TreeObject> object;
   };
   std::deque<File> files;  // of the clone, held open
+  std::shared_ptr<ModelSession> previous;  // the generation that is shown until this one is activated
+  unsigned keep = 0;
+  std::string kept_of;
 
   bool activated() const {
     return state == SessionState::kCopyInProgress || state == SessionState::kCopied ||
@@ -51,10 +54,25 @@ bool may_remove(SessionState s, bool force) {
   return force || s == SessionState::kCopied || s == SessionState::kTerminated;
 }
 
+// Whether two changes of a file never have the same ctime when it is looked at between them.
+bool has_fine_ctimes() {
+  const int fd = ::open("/dev/shm", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+  struct stat before {}, after {};
+  bool fine = fd >= 0;
+  for (int i = 0; i < 100 && fine; ++i) {
+    fine = fstat(fd, &before) == 0 && ::write(fd, "x", 1) == 1 && fstat(fd, &after) == 0 &&
+           (before.st_ctim.tv_nsec != after.st_ctim.tv_nsec ||
+            before.st_ctim.tv_sec != after.st_ctim.tv_sec);
+  }
+  if (fd >= 0) ::close(fd);
+  return fine;
+}
+
 class ModelRun {
  public:
   ModelRun(uint64_t seed, const ModelOptions& how) : random_(seed), verbose_(how.verbose) {
     DirectVolume::Options options;
+    if (how.power_cuts || has_fine_ctimes()) options.ctime_tick = std::chrono::nanoseconds(1);
     options.where = how.where;
     if (random_.chance(30)) options.pool = Where::kMemory;
     if (how.power_cuts) {
@@ -145,12 +163,15 @@ class ModelRun {
     CreateOptions options;
     uint64_t track_size = 0;
     Tree tree;
+    std::shared_ptr<ModelSession> previous;
+    unsigned keep = 0;
+    std::string kept_of;
   };
   void remember(const std::string& name) {
     Outcome& before = uncertain_[name];
     before = {};
     if (const ModelSession* s = find(name)) {
-      before = {s->state, s->options, s->track_size, s->tree};
+      before = {s->state, s->options, s->track_size, s->tree, s->previous, s->keep, s->kept_of};
     }
   }
 
@@ -269,8 +290,12 @@ class ModelRun {
     const auto lose_times = [](Tree& tree) {
       for (auto& [path, object] : tree) object->own_mtime |= object->own_ctime;
     };
-    for (auto& [name, s] : sessions_) lose_times(s.tree);
-    for (auto& [name, before] : uncertain_) lose_times(before.tree);
+    const auto lose_all = [&](auto& s) {
+      lose_times(s.tree);
+      if (s.previous != nullptr) lose_times(s.previous->tree);
+    };
+    for (auto& [name, s] : sessions_) lose_all(s);
+    for (auto& [name, before] : uncertain_) lose_all(before);
     for (;;) {
       volume_->kill();
       power_->cut();
@@ -304,6 +329,7 @@ class ModelRun {
     for (auto& [name, s] : sessions_) {
       s.half_step = false;
       s.files.clear();
+      if (s.previous != nullptr) s.previous->files.clear();
     }
     if (!power_) return;
     for (const int fd : handles_) close(fd);
@@ -338,8 +364,19 @@ class ModelRun {
         s.state = *before.state;
         s.track_size = before.track_size;
         s.tree = before.tree;
-      } else if (!before.state && after != nullptr && status.state == SessionState::kCreated) {
-        // CREATE with precopy or activation: the first half.
+        s.previous = before.previous;
+        s.keep = before.keep;
+        s.kept_of = before.kept_of;
+      } else if (before.previous != nullptr && after == nullptr && exists &&
+                 status.state == before.previous->state) {
+        // Deleted: the generation that was prepared, and not yet the one before.
+        const Status removed = volume_->engine().remove({name}, true);
+        if (!removed) fail("remove " + name + ": " + removed.error().message);
+      } else if (after != nullptr && (!before.state || !before.previous) &&
+                 (!before.state || *before.state == SessionState::kCopied ||
+                  *before.state == SessionState::kTerminated) &&
+                 status.state == SessionState::kCreated) {
+        // CREATE or RECREATE with precopy or activation: the first half.
         after->state = SessionState::kCreated;
         after->tree.clear();
       } else if (before.state == SessionState::kCopyInProgress && after == nullptr &&
@@ -356,7 +393,8 @@ class ModelRun {
 
   // What the clones' users had not synced is there or not, sector by sector: that is what it is now.
   void settle_data() {
-    for (auto& [name, s] : sessions_) {
+    for (auto& [name, session] : sessions_) {
+      ModelSession& s = shown(session);
       if (!s.activated()) continue;
       for (auto& [path, object] : s.tree) {
         const auto it = unsynced_.find(object);
@@ -578,6 +616,8 @@ class ModelRun {
 
   // --- commands
 
+  static ModelSession& shown(ModelSession& s) { return s.previous != nullptr ? *s.previous : s; }
+
   std::string some_name() { return "c" + std::to_string(random_.below(power_ ? 3 : 6)); }
   ModelSession* find(const std::string& name) {
     const auto it = sessions_.find(name);
@@ -608,7 +648,10 @@ class ModelRun {
   }
 
   void command() {
-    switch (random_.below(10)) {
+    switch (random_.below(12)) {
+      case 10:
+      case 11:
+        return recreate();
       case 0:
       case 1:
       case 2:
@@ -640,6 +683,10 @@ class ModelRun {
         if (s->state == SessionState::kCopied) {
           s->state = SessionState::kTerminated;
           s->files.clear();
+          if (!off()) check(name, *s);
+        } else if (s->previous != nullptr) {
+          const auto previous = s->previous;
+          *s = std::move(*previous);
           if (!off()) check(name, *s);
         } else {
           sessions_.erase(name);
@@ -706,14 +753,102 @@ class ModelRun {
       allowed = allowed && fits;
     }
     if (names.empty()) return;
+    activate(names, allowed);
+  }
+
+  void activate(const Names& names, bool allowed) {
     std::string what = "activate";
     for (const std::string& name : names) what += " " + name;
-    if (allowed) {
-      for (const std::string& name : names) remember(name);
+    for (const std::string& name : names) {
+      if (allowed) remember(name);
+      for (auto& [turned, to] : turns(name)) {
+        ModelSession& s = turned == name ? *find(name)->previous : *find(turned);
+        if (random_.chance(80)) s.files.clear();
+        if (!s.files.empty()) allowed = false;
+        if (allowed && turned != name) remember(turned);
+        if (allowed && !to.empty()) remember(to);
+      }
     }
+    if (!allowed) uncertain_.clear();
     expect(what, volume_->engine().activate(names), allowed);
     if (!allowed || !failure_.empty()) return;
-    for (const std::string& name : names) activated(*find(name));
+    for (const std::string& name : names) {
+      take_turns(name);
+      activated(*find(name));
+    }
+  }
+
+  // Which generation gets which name when NAME is activated ("": it is removed), the oldest first.
+  std::vector<std::pair<std::string, std::string>> turns(const std::string& name) {
+    ModelSession* s = find(name);
+    std::vector<std::pair<std::string, std::string>> all;
+    if (s == nullptr || s->previous == nullptr) return all;
+    if (s->keep == 0) return {{name, ""}};
+    const auto kept = [&](unsigned number) { return name + "." + std::to_string(number); };
+    unsigned number = 1;
+    for (std::string turned = name; !turned.empty(); ++number) {
+      all.emplace_back(turned, number > s->keep ? "" : kept(number));
+      turned = find(kept(number)) == nullptr ? "" : kept(number);
+    }
+    for (; number < 6; ++number)
+      if (number > s->keep && find(kept(number)) != nullptr) all.emplace_back(kept(number), "");
+    std::reverse(all.begin(), all.end());
+    return all;
+  }
+
+  void take_turns(const std::string& name) {
+    for (const auto& [turned, to] : turns(name)) {
+      // A copy: what was is needed still if the power fails.
+      const ModelSession& old = turned == name ? *find(name)->previous : *find(turned);
+      ModelSession s;
+      s.options = old.options;
+      s.track_size = old.track_size;
+      s.tree = old.tree;
+      s.state = SessionState::kTerminated;
+      s.options.name = to;
+      s.kept_of = name;
+      if (turned == name)
+        find(name)->previous.reset();
+      else
+        sessions_.erase(turned);
+      if (!to.empty()) sessions_[to] = std::move(s);
+    }
+    find(name)->keep = 0;
+  }
+
+  void recreate() {
+    RecreateOptions o;
+    const std::string name = some_name();
+    o.names = {name};
+    o.precopy = random_.chance(60);
+    o.in_place = random_.chance(35);
+    if (!o.in_place && random_.chance(40)) o.keep = 1 + static_cast<unsigned>(random_.below(3));
+    ModelSession* s = find(name);
+    bool allowed = s != nullptr && s->previous == nullptr &&
+                   (s->state == SessionState::kCopied ||
+                    (s->state == SessionState::kTerminated && !o.in_place));
+    if (allowed) {
+      const Names there = listing().all;
+      for (const std::string& path : s->options.paths) {
+        allowed &= path == "." || std::find(there.begin(), there.end(), path) != there.end();
+      }
+    }
+    if (allowed && o.in_place && random_.chance(80)) s->files.clear();
+    if (allowed && o.in_place && !s->files.empty()) allowed = false;
+    // Precopy in a session that never copies.
+    if (allowed && s->options.nocopy) o.precopy = false;
+    if (allowed) remember(name);
+    expect("recreate " + name + (o.precopy ? " precopy" : "") + (o.in_place ? " in place" : "") +
+               (o.keep > 0 ? " keep " + std::to_string(o.keep) : ""),
+           volume_->engine().recreate(o), allowed);
+    if (!allowed || !failure_.empty()) return;
+    ModelSession next;
+    next.options = s->options;
+    next.track_size = s->track_size;
+    next.keep = o.keep;
+    next.state = o.precopy ? SessionState::kPrecopy : SessionState::kCreated;
+    if (!o.in_place) next.previous = std::make_shared<ModelSession>(std::move(*s));
+    *s = std::move(next);
   }
 
   void activated(ModelSession& s) {
@@ -760,10 +895,11 @@ class ModelRun {
   ModelSession* some_clone() {
     std::vector<ModelSession*> clones;
     for (auto& [name, s] : sessions_) {
-      if (s.activated()) clones.push_back(&s);
+      if (shown(s).activated()) clones.push_back(&shown(s));
     }
     return clones.empty() ? nullptr : random_.pick(clones);
   }
+  bool is_frozen(const ModelSession& s) { return find(s.options.name) != &s; }
 
   Names files_of(const ModelSession& s) {
     Names files;
@@ -854,7 +990,7 @@ class ModelRun {
 
   void change_clone() {
     ModelSession* s = some_clone();
-    if (s == nullptr) return;
+    if (s == nullptr || is_frozen(*s)) return;
     if (random_.chance(25)) return change_clone_tree(*s);
     ModelSession::File* file = some_clone_file(*s);
     if (file == nullptr) return;
@@ -987,8 +1123,9 @@ class ModelRun {
 
   // --- checks
 
-  void check(const std::string& name, ModelSession& s) {
+  void check(const std::string& name, ModelSession& session) {
     if (!failure_.empty()) return;
+    ModelSession& s = shown(session);
     const auto clones = volume_->engine().clones();
     const bool listed = std::any_of(clones.begin(), clones.end(),
                                     [&](const CloneInfo& c) { return c.name == name; });
@@ -1050,7 +1187,8 @@ class ModelRun {
     // Times that the clone's user gave last need not survive SIGKILL (they are written down within
     // a second): then others show, and stay.
     for (auto& [name, s] : sessions_) {
-      for (auto& [path, object] : s.tree) object->own_mtime |= (!clean || cut) && object->own_ctime;
+      for (auto& [path, object] : shown(s).tree)
+        object->own_mtime |= (!clean || cut) && object->own_ctime;
     }
     Status status;
     if (cut) {
@@ -1115,7 +1253,8 @@ class ModelRun {
     }
   }
 
-  void settle_times(const std::string& name, ModelSession& s) {
+  void settle_times(const std::string& name, ModelSession& session) {
+    ModelSession& s = shown(session);
     const auto clone = volume_->engine().clone(name);
     if (!s.activated() || !clone) return;
     for (auto& [path, object] : s.tree) {
@@ -1136,9 +1275,11 @@ class ModelRun {
     for (auto& [name, s] : sessions_) {
       if (!failure_.empty()) return;
       if (!s.activated()) {
-        expect("activate " + name, volume_->engine().activate({name}), true);
+        if (s.previous != nullptr) s.previous->files.clear();
+        for (auto& [other, kept] : sessions_)
+          if (kept.kept_of == name) kept.files.clear();
+        activate({name}, true);
         if (!failure_.empty()) return;
-        activated(s);
       }
       follow_states();
     }

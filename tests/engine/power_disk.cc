@@ -636,6 +636,7 @@ void PowerDisk::touch(int fd) {
   if (o == nullptr) return;
   if (distinct_ctimes || random_.chance(80)) {
     clock_.tv_nsec += 1000;
+    if (clock_.tv_nsec >= 1'000'000'000) clock_ = {clock_.tv_sec + 1, 0};
     o->ctime = clock_;
   } else {
     // Just now: a change that follows may have the same.
