@@ -64,9 +64,9 @@ struct EngineOptions {
   // How many pieces (1 MiB of a file, or a small file) are copied at the same time; 0: as suits the
   // machine.
   unsigned copy_workers = 0;
-  // Two changes of a file as close to each other as this may have the same ctime. 0: two kernel ticks, or
-  // two seconds where ctimes have no fractions.
-  std::chrono::nanoseconds ctime_tick{0};
+  // Two changes of a file as close to each other as this may have the same ctime: two of the kernel's
+  // ticks. (Where ctimes have no fractions it is two seconds.)
+  std::chrono::nanoseconds ctime_tick{20'000'000};
   // Drained tracks share their blocks with the source where the file system can (FICLONERANGE). Then no
   // data is written, but each later overwrite of the source goes to another place on the disk.
   bool share = true;

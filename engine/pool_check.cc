@@ -190,7 +190,8 @@ class PoolChecker {
       catalog_damaged(status.error().message);
       return;
     }
-    if (!names_.emplace(row.name).second || !ids_.emplace(row.id).second) {
+    const std::string place = row.name + (row.aside ? "/" + std::to_string(row.id) : "");
+    if (!names_.emplace(place).second || !ids_.emplace(row.id).second) {
       catalog_damaged("two sessions have the name " + row.name + " or its number");
       return;
     }
@@ -306,15 +307,20 @@ class PoolChecker {
   void check_tree(const SessionRow& row, const std::vector<ObjectRow>& objects, bool activated,
                   const DigestFile& digests) {
     Fd tree;
+    struct stat st{};
+    bool another = false;
+    // Two generations of a name lie in one place each.
     for (const char* place : {"incomplete", "clones"}) {
       const Fd dir(disk_, disk_.open(pool_.get(), place, O_PATH | O_DIRECTORY | O_NOFOLLOW));
-      if (dir && !tree) tree = open_at(dir.get(), row.name, O_RDONLY | O_DIRECTORY);
+      if (!dir || tree) continue;
+      tree = open_at(dir.get(), row.name, O_RDONLY | O_DIRECTORY);
+      if (tree && disk_.stat(tree.get(), "", &st) == 0 && st.st_ino == objects.front().pool_ino) continue;
+      another |= static_cast<bool>(tree);
+      tree.reset();
     }
-    struct stat st{};
-    if (!tree || disk_.stat(tree.get(), "", &st) < 0)
-      return lost("its tree is not in the pool any more");
-    if (st.st_ino != objects.front().pool_ino)
-      return lost("its tree in the pool is another than the one that was made");
+    if (!tree)
+      return lost(another ? "its tree in the pool is another than the one that was made"
+                          : "its tree is not in the pool any more");
     if (!activated) return;  // compared with the source again and again
 
     std::unordered_map<uint64_t, const ObjectRow*> by_inode;

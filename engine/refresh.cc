@@ -30,10 +30,8 @@ namespace clonefs::detail {
 
 namespace {
 
-// The ctime of a change that follows another at once may be the same, by as much as the clock of the
-// source's file system is coarse.
-constexpr int64_t kFineTick = 20'000'000;      // nanoseconds: a kernel's tick, twice
-constexpr int64_t kCoarseTick = 2'000'000'000;  // there are no milliseconds in it
+// Nanoseconds: where ctimes have no fractions of milliseconds. Elsewhere EngineOptions::ctime_tick.
+constexpr int64_t kCoarseTick = 2'000'000'000;
 
 std::string kept_name(const std::string& name, unsigned number) {
   return name + "." + std::to_string(number);
@@ -54,9 +52,8 @@ unsigned kept_number(const Session& s) {
 
 bool Core::unchanged_since(const Session& previous, const Object& p, const struct stat& st) const {
   const timespec ctime = p.ctime;
-  const int64_t tick = options_.ctime_tick.count() != 0           ? options_.ctime_tick.count()
-                       : ctime.tv_nsec % 1'000'000 == 0 ? kCoarseTick
-                                                        : kFineTick;
+  const int64_t tick =
+      ctime.tv_nsec % 1'000'000 == 0 ? kCoarseTick : options_.ctime_tick.count();
   const int64_t at = nanoseconds(previous.activated_at);
   // After a power cut data may be newer than the ctime that goes with it.
   return same_time(ctime, st.st_ctim) && p.size == static_cast<uint64_t>(st.st_size) &&

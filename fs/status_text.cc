@@ -121,6 +121,9 @@ Json to_json(const SessionStatus& s) {
   json["tracks_recopied"] = s.tracks_recopied;
   json["cofw_tracks"] = s.cofw_tracks;
   json["clone_read_tracks"] = s.clone_read_tracks;
+  json["tracks_inherited"] = s.tracks_inherited;
+  json["previous_at"] =
+      s.previous_at.tv_sec == 0 ? Json(nullptr) : Json(format_time(s.previous_at));
   json["last_track"] = s.last_track.empty() ? Json(nullptr) : Json(s.last_track);
   json["bytes_total"] = s.bytes_total;
   json["bytes_copied"] = s.bytes_copied;

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -110,6 +111,14 @@ struct Step {
   std::function<bool(DirectVolume&)> run;
 };
 
+bool recreate(DirectVolume& v, unsigned keep) {
+  RecreateOptions options;
+  options.names = {"q"};
+  options.precopy = true;
+  options.keep = keep;
+  return bool(v.engine().recreate(options));
+}
+
 const std::vector<Step>& scenario() {
   static const std::vector<Step> steps = {
       {"create p",
@@ -145,6 +154,15 @@ const std::vector<Step>& scenario() {
       {"remove p", [](auto& v) { return bool(v.engine().remove({"p"})); }},
       {"overwrite again", [](auto& v) { return v.write("dir/c", 0, pattern(13, 50)) == 0; }},
       {"drain q", [](auto& v) { return v.drain("q"); }},
+      // dir/a is inherited, dir/c is not; then the one before is kept.
+      {"recreate q", [](auto& v) { return recreate(v, 0); }},
+      {"precopy q", [](auto& v) { return v.drain("q"); }},
+      {"activate q again", [](auto& v) { return bool(v.engine().activate({"q"})); }},
+      {"overwrite inherited", [](auto& v) { return v.write("dir/a", 0, pattern(15, 500)) == 0; }},
+      {"drain q again", [](auto& v) { return v.drain("q"); }},
+      {"recreate q, kept", [](auto& v) { return recreate(v, 1); }},
+      {"activate q, kept", [](auto& v) { return bool(v.engine().activate({"q"})); }},
+      {"drain q, kept", [](auto& v) { return v.drain("q"); }},
   };
   return steps;
 }
@@ -174,7 +192,7 @@ class Kill : public testing::Test {
         mmap(nullptr, sizeof(Told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     ASSERT_NE(told_, MAP_FAILED);
     // What the clones must contain.
-    DirectVolume v;
+    DirectVolume v(volume_options());
     make_tree(v);
     for (const Step& step : scenario()) {
       ASSERT_TRUE(step.run(v)) << step.name;
@@ -182,10 +200,71 @@ class Kill : public testing::Test {
         all_ = contents_of(v.capture());
         dir_ = contents_of(v.capture({"dir"}));
       }
-      if (step.name == std::string("active copy")) later_ = contents_of(v.capture());
+      if (step.name == std::string("active copy")) q_.push_back(contents_of(v.capture()));
+      if (step.name == std::string("activate q again")) {
+        q_.push_back(contents_of(v.capture()));
+        EXPECT_GT(v.status("q").tracks_inherited, 0u);
+      }
+      if (step.name == std::string("activate q, kept")) q_.push_back(contents_of(v.capture()));
     }
   }
   void TearDown() override { munmap(told_, sizeof(Told)); }
+
+  static DirectVolume::Options volume_options(Where where = Where::kMemory) {
+    DirectVolume::Options options;
+    options.where = where;
+    options.ctime_tick = std::chrono::nanoseconds(1);
+    return options;
+  }
+
+  Contents contents_in_clone(DirectVolume& v, const std::string& name) {
+    Contents contents;
+    auto clone = v.engine().clone(name);
+    if (!clone) return contents;
+    Tree found;
+    capture((*clone)->root(), ".", found);
+    for (const auto& [path, object] : found) {
+      if (!S_ISREG(object->st.st_mode)) continue;
+      auto open = v.open_clone(name, path, O_RDONLY);
+      if (open) contents[path] = read_clone_file(*open.file, object->data.size());
+    }
+    return contents;
+  }
+
+  // The generations of q: each is there in whole, and the one that follows takes its place at once.
+  void check_generations(DirectVolume& v, int done) {
+    const int activations[] = {index_of("active copy"), index_of("activate q again"),
+                               index_of("activate q, kept")};
+    const Contents found = contents_in_clone(v, "q");
+    const auto shown = std::find(q_.begin(), q_.end(), found) - q_.begin();
+    int least = -1, most = -1;
+    for (int i = 0; i < 3; ++i) {
+      if (done > activations[i]) least = i;
+      if (done >= activations[i]) most = i;
+    }
+    if (found.empty()) {
+      EXPECT_EQ(least, -1);
+      return;
+    }
+    ASSERT_GE(shown, least) << "q shows an older generation";
+    ASSERT_LE(shown, most) << "q shows what it never was";
+    EXPECT_EQ(v.damage("q"), "");
+    const bool kept = shown == 2;
+    EXPECT_EQ(!v.status("q.1").name.empty(), kept);
+    if (kept) check_clone(v, "q.1", q_[1]);
+    const auto state = v.status("q").state;
+    if (state == SessionState::kCreated || state == SessionState::kPrecopy) {
+      ASSERT_TRUE(v.engine().activate({"q"}));
+      const Contents now = contents_of(v.capture());
+      EXPECT_EQ(contents_in_clone(v, "q"), now);
+      ASSERT_TRUE(v.drain("q"));
+      EXPECT_EQ(contents_in_clone(v, "q"), now);
+    } else {
+      ASSERT_TRUE(v.drain("q"));
+      EXPECT_EQ(contents_in_clone(v, "q"), found);
+    }
+    EXPECT_EQ(v.damage("q"), "");
+  }
 
   void check_clone(DirectVolume& v, const std::string& name, const Contents& expected) {
     auto clone = v.engine().clone(name);
@@ -245,12 +324,11 @@ class Kill : public testing::Test {
     if (done > index_of("terminate d")) {
       EXPECT_EQ(state("d"), "Terminated");
     }
-    if (done > index_of("active copy")) {
-      EXPECT_TRUE(activated("q")) << state("q");
-    }
-    for (const char* name : {"p", "d", "q"}) {
+    check_generations(v, done);
+    if (testing::Test::HasFailure()) return;
+    for (const char* name : {"p", "d"}) {
       if (!activated(name)) continue;
-      const Contents& expected = name[0] == 'p' ? all_ : name[0] == 'd' ? dir_ : later_;
+      const Contents& expected = name[0] == 'p' ? all_ : dir_;
       check_clone(v, name, expected);
       if (testing::Test::HasFailure()) return;
       ASSERT_TRUE(v.drain(name)) << name;
@@ -280,7 +358,8 @@ class Kill : public testing::Test {
   }
 
   Told* told_ = nullptr;
-  Contents all_, dir_, later_;
+  Contents all_, dir_;
+  std::vector<Contents> q_;  // its generations
 
   void reopen_and_check(DirectVolume& v, const std::string& what) {
     const Status opened = v.open();
@@ -295,7 +374,7 @@ class Kill : public testing::Test {
 
   void run(uint64_t limit, Where where) {
     *told_ = Told{};
-    DirectVolume v(where);
+    DirectVolume v(volume_options(where));
     make_tree(v);
     v.kill();
     const pid_t child = fork();
@@ -319,7 +398,7 @@ class Kill : public testing::Test {
     *told_ = Told{};
     PowerDisk disk(seed);
     const CatalogVfs vfs(disk);
-    DirectVolume::Options options;
+    DirectVolume::Options options = volume_options();
     options.disk = &disk;
     options.volume_disk = &disk.volume();
     options.present = [&](struct stat* st) { disk.present(st); };
