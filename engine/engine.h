@@ -109,6 +109,7 @@ struct SessionStatus {
   timespec activated_at{};  // 0: not yet. The consistency point
   std::string error;        // why it failed, or why the copy program does not go on
   std::vector<std::string> paths;
+  std::vector<ByteRange> extents;  // empty: whole files
   bool nocopy = false;
   uint64_t track_size = 0;
   uint64_t files = 0;    // regular files

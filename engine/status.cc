@@ -72,6 +72,7 @@ Result<SessionStatus> Core::status(const std::string& name) const {
     r.fence_ns = s->fence_ns;
   }
   r.paths = s->paths;
+  r.extents = s->selection;
   r.nocopy = s->nocopy;
   r.track_size = s->track_size.bytes();
   const auto& c = s->counters;

@@ -4,7 +4,7 @@
 #include <cerrno>
 #include <chrono>
 
-#include "fs/status_text.h"
+#include "fs/json_text.h"
 
 namespace clonefs {
 

@@ -2,24 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
+#include "fs/json_text.h"
 #include "fs/words.h"
 
 namespace clonefs {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-std::string dump(const Json& json) {
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-Json time_json(const timespec& time) {
-  if (time.tv_sec == 0 && time.tv_nsec == 0) return nullptr;
-  return format_time(time);
-}
 
 bool is_active(const SessionStatus& session) {
   return session.activated_at.tv_sec != 0 || session.activated_at.tv_nsec != 0;
@@ -111,7 +100,11 @@ Json to_json(const SessionStatus& s) {
   json["created_at"] = time_json(s.created_at);
   json["activated_at"] = time_json(s.activated_at);
   json["error"] = s.error.empty() ? Json(nullptr) : Json(s.error);
-  json["paths"] = s.paths;
+  put_names(&json, "paths", s.paths);
+  json["extents"] = Json::array();
+  for (const ByteRange& range : s.extents) {
+    json["extents"].push_back({{"offset", range.offset}, {"length", range.length}});
+  }
   json["files"] = s.files;
   json["objects"] = s.objects;
   json["track_size"] = s.track_size;
@@ -122,9 +115,12 @@ Json to_json(const SessionStatus& s) {
   json["cofw_tracks"] = s.cofw_tracks;
   json["clone_read_tracks"] = s.clone_read_tracks;
   json["tracks_inherited"] = s.tracks_inherited;
-  json["previous_at"] =
-      s.previous_at.tv_sec == 0 ? Json(nullptr) : Json(format_time(s.previous_at));
-  json["last_track"] = s.last_track.empty() ? Json(nullptr) : Json(s.last_track);
+  json["previous_at"] = time_json(s.previous_at);
+  if (s.last_track.empty()) {
+    json["last_track"] = nullptr;
+  } else {
+    put_name(&json, "last_track", s.last_track);
+  }
   json["bytes_total"] = s.bytes_total;
   json["bytes_copied"] = s.bytes_copied;
   json["nocopy"] = s.nocopy;
@@ -134,7 +130,7 @@ Json to_json(const SessionStatus& s) {
   json["rate_bytes_per_s"] = s.rate_bytes_per_s;
   json["eta_s"] = s.eta_s < 0 ? Json(nullptr) : Json(s.eta_s);
   json["sessions"] = s.sessions;
-  json["destination"] = s.destination;
+  put_name(&json, "destination", s.destination);
   json["verified_at"] = time_json(s.verified_at);
   json["damaged"] = s.verified_at.tv_sec == 0 ? Json(nullptr) : Json(s.damaged);
   json["fence_ns"] = s.fence_ns;
@@ -146,17 +142,6 @@ bool shown(const SessionStatus& session, bool all) {
 }
 
 }  // namespace
-
-std::string format_time(const timespec& time) {
-  if (time.tv_sec == 0 && time.tv_nsec == 0) return {};
-  tm broken{};
-  gmtime_r(&time.tv_sec, &broken);
-  char date[32];
-  strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &broken);
-  char text[48];
-  std::snprintf(text, sizeof text, "%s.%09ldZ", date, static_cast<long>(time.tv_nsec));
-  return text;
-}
 
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
   std::vector<std::vector<std::string>> rows{
@@ -241,12 +226,11 @@ std::string status_details(const SessionStatus& s) {
 
 std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>& sessions,
                         bool all) {
-  Json json;
-  json["schema"] = 1;
+  Json json = new_answer();
   json["version"] = CLONEFS_VERSION;
-  json["volume"] = info.volume;
-  json["source"] = info.source;
-  json["pool"] = info.pool;
+  put_name(&json, "volume", info.volume);
+  put_name(&json, "source", info.source);
+  put_name(&json, "pool", info.pool);
   json["pid"] = info.pid;
   json["durability"] = info.durability;
   const PoolStatus& pool = info.pool_status;
@@ -262,11 +246,11 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   for (const SessionStatus& session : sessions) {
     if (shown(session, all)) json["sessions"].push_back(to_json(session));
   }
-  return dump(json);
+  return dump_json(json);
 }
 
 std::string session_json(const SessionStatus& session) {
-  return dump(to_json(session));
+  return dump_json(to_json(session));
 }
 
 namespace {
@@ -286,7 +270,10 @@ Json verify_summary(const VerifyReport& r) {
 }
 
 Json verify_finding(const VerifyReport::Finding& f) {
-  return {{"path", f.path}, {"offset", f.range.offset}, {"length", f.range.length}, {"what", f.what}};
+  Json json;
+  put_name(&json, "path", f.path);
+  json.update({{"offset", f.range.offset}, {"length", f.range.length}, {"what", f.what}});
+  return json;
 }
 
 }  // namespace
@@ -316,19 +303,16 @@ std::string verify_text(const VerifyReport& r) {
 }
 
 std::string verify_json(const VerifyReport& report) {
-  Json json = {{"schema", 1}};
+  Json json = new_answer();
   json.update(verify_summary(report));
   json["findings"] = Json::array();
   for (const auto& f : report.findings) json["findings"].push_back(verify_finding(f));
-  return dump(json);
+  return dump_json(json);
 }
 
 std::string verify_lines(const VerifyReport& report) {
-  const auto line = [](const Json& json) {
-    return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  };
-  std::string text = line(verify_summary(report));
-  for (const auto& f : report.findings) text += line(verify_finding(f));
+  std::string text = dump_json_line(verify_summary(report));
+  for (const auto& f : report.findings) text += dump_json_line(verify_finding(f));
   return text;
 }
 
@@ -348,8 +332,7 @@ std::string extents_text(const std::string& session, const std::vector<MemberExt
 }
 
 std::string extents_json(const std::vector<SessionExtents>& sessions) {
-  Json json;
-  json["schema"] = 1;
+  Json json = new_answer();
   json["sessions"] = Json::array();
   for (const SessionExtents& session : sessions) {
     Json files = Json::array();
@@ -359,14 +342,16 @@ std::string extents_json(const std::vector<SessionExtents>& sessions) {
         runs.push_back(
             {{"first", run.extent.first}, {"count", run.extent.count}, {"bits", run.bits}});
       }
-      files.push_back({{"path", member.path},
-                       {"size", member.size},
-                       {"track_size", member.track_size},
-                       {"extents", runs}});
+      Json file;
+      put_name(&file, "path", member.path);
+      file["size"] = member.size;
+      file["track_size"] = member.track_size;
+      file["extents"] = runs;
+      files.push_back(file);
     }
     json["sessions"].push_back({{"name", session.session}, {"files", files}});
   }
-  return dump(json);
+  return dump_json(json);
 }
 
 }  // namespace clonefs

@@ -1,6 +1,5 @@
 // The status of sessions as text and as JSON, for the control files and the command line.
-// JSON: bytes that are no UTF-8 are replaced by U+FFFD; times are RFC 3339, UTC, with nanoseconds,
-// null when there is none. Keys are only ever added within a schema. Thread safety: no state.
+// Its JSON is written by fs/json_text.h. Keys are only ever added within a schema. Thread safety: no state.
 #pragma once
 
 #include <sys/types.h>
@@ -25,8 +24,6 @@ struct VolumeInfo {
   bool no_clones = false;
   bool over_io_uring = false;  // the requests of the live mount; else through /dev/fuse
 };
-
-std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0
 
 // A table with one line a session; terminated ones are left out unless ALL.
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all);

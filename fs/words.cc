@@ -86,6 +86,56 @@ std::string quote_word(std::string_view word) {
   return out + "'";
 }
 
+bool is_utf8(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i]);
+    const size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3
+                          : first < 0xf5 ? 4 : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    for (size_t k = 1; k < length; k++) {
+      if ((static_cast<unsigned char>(text[i + k]) & 0xc0) != 0x80) return false;
+    }
+    if (length > 2) {
+      // Too long a form, a surrogate, beyond the last character.
+      const auto second = static_cast<unsigned char>(text[i + 1]);
+      if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+          (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) {
+        return false;
+      }
+    }
+    i += length;
+  }
+  return true;
+}
+
+std::string quote_name(std::string_view name) {
+  bool odd = !is_utf8(name);
+  for (const char c : name) odd = odd || static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+  // C1 control characters, which some terminals obey.
+  for (size_t i = 0; i + 1 < name.size(); i++) {
+    odd = odd || (name[i] == '\xc2' && static_cast<unsigned char>(name[i + 1]) < 0xa0);
+  }
+  if (!odd) return quote_word(name);
+  std::string out = "$'";
+  for (const char c : name) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (c == '\'' || c == '\\') {
+      out += std::string("\\") + c;
+    } else if (byte < 0x20 || byte >= 0x7f) {
+      char text[8];
+      std::snprintf(text, sizeof text, "\\x%02x", byte);
+      out += text;
+    } else {
+      out += c;
+    }
+  }
+  return out + "'";
+}
+
 std::string join_words(const std::vector<std::string>& words) {
   std::string line;
   for (const std::string& word : words) {

@@ -22,6 +22,11 @@ Result<std::vector<std::string>> split_words(std::string_view line);
 std::string quote_word(std::string_view word);
 std::string join_words(const std::vector<std::string>& words);
 
+bool is_utf8(std::string_view text);
+// A name for people, on one line, that bash and zsh read back as it is: plain, 'in quotes', or, with
+// control characters or bytes that are no UTF-8, as $'a\nb\xff'.
+std::string quote_name(std::string_view name);
+
 // "4096", "64K", "64KiB": a whole number, with K, M, G, T or P (powers of 1024; "iB" may
 // follow). EINVAL otherwise, and above 2^63 - 1.
 Result<uint64_t> parse_size(std::string_view text);

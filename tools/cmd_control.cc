@@ -1,6 +1,7 @@
 // The commands of the grammar: through the control file.
 #include <cstdio>
 
+#include "fs/json_text.h"
 #include "fs/words.h"
 #include "tools/commands.h"
 
@@ -12,6 +13,12 @@ int fail(const std::string& verb, const Error& error) {
   std::fprintf(stderr, "clonefs: %s%s\n", named ? "" : (verb + ": ").c_str(),
                error.message.c_str());
   return 1;
+}
+
+int fail(const std::string& verb, const Error& error, const CommonOptions& common) {
+  if (!common.json) return fail(verb, error);
+  std::fputs(dump_json(error_json(error)).c_str(), stdout);
+  return kExitFailed;
 }
 
 int run_command(Command command, const CommonOptions& common) {

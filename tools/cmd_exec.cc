@@ -19,14 +19,9 @@ namespace clonefs {
 
 namespace {
 
-// Of exec itself, as env(1), nice(1) and others have it; else the command's own.
-constexpr int kFailed = 125;
-constexpr int kCannotRun = 126;
-constexpr int kNotFound = 127;
-
 int refuse(const Error& error) {
   fail("exec", error);
-  return kFailed;
+  return kExitExecFailed;
 }
 
 Status write_line(const std::string& path, const std::string& text) {
@@ -112,7 +107,7 @@ int exec_in_clone(const ExecOptions& options, const CommonOptions& common) {
   ::execvp(words[0], words.data());
   const int code = errno;
   fail("exec", Error{code, "cannot run " + options.command[0] + ": " + std::strerror(code)});
-  return code == ENOENT ? kNotFound : kCannotRun;
+  return code == ENOENT ? kExitNotFound : kExitCannotRun;
 }
 
 }  // namespace clonefs

@@ -18,13 +18,9 @@ namespace clonefs {
 
 namespace {
 
-constexpr int kDone = 0;
-constexpr int kFailed = 1;
-constexpr int kUsage = 2;
-
 int wrong_usage(const std::string& text, const std::string& help) {
   std::fprintf(stderr, "clonefs: %s\nTry: %s\n", text.c_str(), help.c_str());
-  return kUsage;
+  return kExitUsage;
 }
 
 constexpr char kMountFooter[] = R"(
@@ -126,6 +122,29 @@ int run(int argc, char** argv) {
       "CLONEFS_CLONE where it is seen. The exit code is the command's own; 125: refused, 126: the command\n"
       "cannot be run, 127: there is no such command.");
 
+  DiffCommand diff;
+  CLI::App* differences = app.add_subcommand("diff", "List what changed between a clone and now");
+  differences->fallthrough();
+  differences->add_option("NAME", diff.name, "the clone")->required();
+  differences->add_option("PATH", diff.paths, "files and directories; default: all that was cloned");
+  differences->add_flag("--exit-code", diff.exit_code, "exit code 3 when there are differences");
+  differences->add_flag("--thorough", diff.thorough, "compare all data, whatever the times say");
+
+  RestoreCommand restore;
+  CLI::App* back = app.add_subcommand("restore", "Copy back from a clone what differs from it");
+  back->fallthrough();
+  back->add_option("NAME", restore.name, "the clone")->required();
+  back->add_option("PATH", restore.paths, "files and directories; default: all that was cloned");
+  CLI::Option* to = back->add_option("--to", restore.to,
+                                     "a directory to restore to, instead of the volume; made if missing");
+  back->add_flag("--guard", restore.guard, "first clone the present state; says the clone's name")
+      ->excludes(to);
+  back->add_flag("--delete", restore.remove,
+                 "remove what the clone hasn't, and give what was renamed its old name; else it is kept")
+      ->excludes(to);
+  back->add_flag("-n,--dry-run", restore.dry_run, "say what would be done");
+  back->add_flag("--thorough", restore.thorough, "compare all data, whatever the times say");
+
   CLI::App* doctor = app.add_subcommand("doctor", "Look for what stands in clonefs's way on this system");
   doctor->fallthrough();
 
@@ -147,10 +166,10 @@ int run(int argc, char** argv) {
     app.parse(std::move(words));
   } catch (const CLI::CallForHelp&) {
     std::fputs(app.help().c_str(), stdout);
-    return kDone;
+    return kExitDone;
   } catch (const CLI::CallForVersion& version) {
     std::printf("%s\n", version.what());
-    return kDone;
+    return kExitDone;
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
     const std::string verb = chosen.empty() ? "" : chosen.front()->get_name();
@@ -175,6 +194,8 @@ int run(int argc, char** argv) {
     }
     return exec_in_clone(exec, common);
   }
+  if (differences->parsed()) return diff_clone(diff, common);
+  if (back->parsed()) return restore_clone(restore, common);
   if (doctor->parsed()) return examine_system(common);
   if (fsck->parsed()) return fsck_pool(check, common.json, common.quiet);
   return run_command(*grammar.command(), common);
@@ -195,7 +216,7 @@ int run_mount_helper(int argc, char** argv) {
     words.push_back(nullptr);
     ::execvp("mount", words.data());
     std::fprintf(stderr, "mount.fuse.clonefs: cannot run mount: %s\n", std::strerror(errno));
-    return kFailed;
+    return kExitFailed;
   }
   for (int i = 1; i < argc; i++) {
     const std::string word = argv[i];
@@ -204,12 +225,12 @@ int run_mount_helper(int argc, char** argv) {
     if (word == "-o") {
       if (const Status taken = add_mount_options(argv[++i], &server); !taken) {
         std::fprintf(stderr, "mount.fuse.clonefs: %s\n", taken.error().message.c_str());
-        return kFailed;
+        return kExitFailed;
       }
     } else if (takes_value) {
       i++;
     } else if (word == "-f") {
-      return kDone;  // fake
+      return kExitDone;  // fake
     } else if (word.size() > 1 && word[0] == '-') {
       continue;  // -s, -n, -v
     } else {

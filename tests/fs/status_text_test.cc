@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "fs/json_text.h"
+
 namespace clonefs {
 namespace {
 
@@ -83,9 +85,27 @@ TEST(StatusText, JsonHasEveryKeyAndIsUtf8) {
   }
   EXPECT_EQ(s["state"], "CopyInProgress");
   EXPECT_EQ(s["paths"][1], "b\xef\xbf\xbd\xef\xbf\xbd");
+  EXPECT_EQ(s["paths_base64"], nlohmann::json({"YQ==", "Yv/+"}));
+  EXPECT_EQ(read_names(Json::parse(s.dump()), "paths"), sample().paths);
+  EXPECT_EQ(json["volume_base64"], "L3b/");
+  EXPECT_FALSE(json.contains("source_base64"));
   EXPECT_EQ(s["activated_at"], "2023-11-14T22:13:21.118000000Z");
   EXPECT_TRUE(s["error"].is_null());
   EXPECT_EQ(s["sessions"][0], 7);
+}
+
+TEST(JsonText, ListsOfNamesComeBack) {
+  for (const std::vector<std::string>& names :
+       {std::vector<std::string>{}, {"a", "b"}, {"", "\xff", "\xff\xfe", "\xff\xfe\xfd", "\xff\xfe\xfd\xfc"}}) {
+    Json object;
+    put_names(&object, "names", names);
+    EXPECT_EQ(read_names(Json::parse(dump_json(object)), "names"), names);
+  }
+}
+
+TEST(JsonText, Errors) {
+  EXPECT_EQ(error_json({ENOENT, "no \xff"}).dump(-1, ' ', true, Json::error_handler_t::replace),
+            R"({"schema":1,"error":{"code":"ENOENT","errno":2,"message":"no \ufffd"}})");
 }
 
 TEST(StatusText, TerminatedOnesAreNoSessions) {

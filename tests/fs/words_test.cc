@@ -107,5 +107,25 @@ TEST(Sizes, Format) {
   EXPECT_EQ(format_size(1536ull << 20), "1.5 GiB");
 }
 
+TEST(Names, Utf8) {
+  for (const char* text : {"", "plain", "\xc3\xbcml", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\x7f\x01"}) {
+    EXPECT_TRUE(is_utf8(text)) << text;
+  }
+  for (const char* text : {"\xff", "a\xc3", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80",
+                           "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\x80", "\xe2\x82"}) {
+    EXPECT_FALSE(is_utf8(text)) << text;
+  }
+}
+
+TEST(Names, Quoted) {
+  EXPECT_EQ(quote_name("a/b.txt"), "a/b.txt");
+  EXPECT_EQ(quote_name("two words"), "'two words'");
+  EXPECT_EQ(quote_name("\xc3\xbcml"), "'\xc3\xbcml'");
+  EXPECT_EQ(quote_name("a\nb\tc\x1b"), "$'a\\nb\\tc\\x1b'");
+  EXPECT_EQ(quote_name("it's\n\\"), "$'it\\'s\\n\\\\'");
+  EXPECT_EQ(quote_name("\xc3\xbc\xff"), "$'\\xc3\\xbc\\xff'");
+  EXPECT_EQ(quote_name("\xc2\x9b"), "$'\\xc2\\x9b'");  // CSI
+}
+
 }  // namespace
 }  // namespace clonefs
