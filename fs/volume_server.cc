@@ -39,6 +39,7 @@
 #include "fs/command_paths.h"
 #include "fs/command_runner.h"
 #include "fs/control_tree.h"
+#include "fs/json_text.h"
 #include "fs/mount_table.h"
 #include "fs/open_files.h"
 #include "fs/own_mount.h"
@@ -55,18 +56,49 @@ constexpr size_t kLogQueue = 1024;  // messages
 
 // --- what the command that started the daemon is told --------------------------------------------
 
-// One line a message: 'N' note (for people at a terminal), 'W' warning, 'E' error, 'R' ready. Newlines
-// in texts become blanks.
+// One line a message: 'N' note (for people at a terminal), 'W' warning, 'E' error, 'J' all that there is
+// to say as JSON, 'R' ready. Newlines in texts become blanks.
 class StartReport {
  public:
-  static bool shown(char kind) { return kind == 'N' ? ::isatty(STDERR_FILENO) == 1 : kind != 'R'; }
+  // One message of KIND, as people or programs get it.
+  static void print(char kind, const std::string& text) {
+    if (kind == 'J') {
+      std::printf("%s\n", text.c_str());
+      std::fflush(stdout);
+    } else if (kind == 'N' ? ::isatty(STDERR_FILENO) == 1 : kind != 'R') {
+      std::fprintf(stderr, "clonefs: mount: %s\n", text.c_str());
+    }
+  }
 
-  explicit StartReport(int fd) : fd_(fd) {}
-  void note(const std::string& text) { send('N', text); }
-  void warn(const std::string& text) { send('W', text); }
-  void fail(const std::string& text) { send('E', text); }
+  StartReport(int fd, bool json) : fd_(fd), json_(json) {}
+  void note(const std::string& text) {
+    if (!json_) send('N', text);
+  }
+  void warn(const std::string& text) {
+    if (json_) {
+      warnings_.push_back(text);
+    } else {
+      send('W', text);
+    }
+  }
+  void fail(const Error& error) {
+    if (json_) {
+      answer(error_json(error));
+    } else {
+      send('E', error.message);
+    }
+  }
   // Lets the command return; nothing is said afterwards.
-  void ready() {
+  void ready(const VolumeInfo& info) {
+    if (json_) {
+      Json json = new_answer();
+      put_name(&json, "volume", info.volume);
+      put_name(&json, "source", info.source);
+      put_name(&json, "pool", info.pool);
+      json["pid"] = info.pid;
+      json["no_clones"] = info.no_clones;
+      answer(std::move(json));
+    }
     send('R', "");
     if (fd_ != STDERR_FILENO) {
       ::close(fd_);
@@ -75,12 +107,18 @@ class StartReport {
   }
 
  private:
+  void answer(Json json) {
+    json["warnings"] = warnings_;
+    std::string line = dump_json_line(json);
+    line.pop_back();
+    send('J', line);
+  }
   void send(char kind, std::string text) {
+    std::replace(text.begin(), text.end(), '\n', ' ');
     if (fd_ == STDERR_FILENO) {
-      if (shown(kind)) std::fprintf(stderr, "clonefs: mount: %s\n", text.c_str());
+      print(kind, text);
       return;
     }
-    std::replace(text.begin(), text.end(), '\n', ' ');
     text = kind + text + "\n";
     for (size_t done = 0; done < text.size();) {
       const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
@@ -89,10 +127,12 @@ class StartReport {
     }
   }
   int fd_;
+  const bool json_;
+  std::vector<std::string> warnings_;
 };
 
 // The other end: prints, and returns the exit code.
-int follow_start(int fd) {
+int follow_start(int fd, bool json) {
   std::string text;
   char part[4096];
   bool ready = false;
@@ -101,16 +141,14 @@ int follow_start(int fd) {
     if (n > 0) text.append(part, static_cast<size_t>(n));
     for (size_t end; (end = text.find('\n')) != std::string::npos; text.erase(0, end + 1)) {
       if (text[0] == 'R') ready = true;
-      if (text[0] == 'E') failed = true;
-      if (StartReport::shown(text[0])) {
-        std::fprintf(stderr, "clonefs: mount: %s\n", text.substr(1, end - 1).c_str());
-      }
+      if (text[0] == 'E' || text[0] == 'J') failed = true;
+      StartReport::print(text[0], text.substr(1, end - 1));
     }
   }
   if (!ready && !failed) {
-    std::fprintf(stderr,
-                 "clonefs: mount: the daemon ended before the volume was mounted. Try "
-                 "--foreground, or look into clonefs.log in the pool.\n");
+    StartReport(STDERR_FILENO, json)
+        .fail({EIO, "the daemon ended before the volume was mounted. Try --foreground, or look into "
+                    "clonefs.log in the pool."});
   }
   return ready ? 0 : 1;
 }
@@ -545,7 +583,7 @@ int VolumeServer::run() {
   const Status started = start();
   if (!started) {
     if (pool_ && !options_.foreground) spdlog::error("{}", started.error().message);
-    report_.fail(started.error().message);
+    report_.fail(started.error());
     end(Why::kSignal);
     return 1;
   }
@@ -570,7 +608,7 @@ int VolumeServer::run() {
   if (!flusher_)
     spdlog::info("not an I/O flusher (that needs CAP_SYS_RESOURCE): when the machine is short of memory, "
                  "the daemon may wait for pages that are written back through it");
-  report_.ready();
+  report_.ready(executor_->info());
   if (!options_.foreground) {
     // Whoever started us may wait for the end of these.
     const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -739,9 +777,9 @@ void VolumeServer::end(Why why) {
 
 int mount_volume(ServerOptions options) {
   if (options.foreground) {
-    StartReport report(STDERR_FILENO);
+    StartReport report(STDERR_FILENO, options.json);
     if (const Status checked = check_places(options, report); !checked) {
-      report.fail(checked.error().message);
+      report.fail(checked.error());
       return 1;
     }
     if (::chdir("/") != 0) return 1;
@@ -759,14 +797,14 @@ int mount_volume(ServerOptions options) {
   }
   if (child > 0) {
     ::close(pipe[1]);
-    return follow_start(pipe[0]);
+    return follow_start(pipe[0], options.json);
   }
   ::close(pipe[0]);
   ::setsid();
-  StartReport report(pipe[1]);
+  StartReport report(pipe[1], options.json);
   const Status checked = check_places(options, report);
   if (!checked || ::chdir("/") != 0) {
-    report.fail(checked ? "cannot enter /" : checked.error().message);
+    report.fail(checked ? Error{errno, "cannot enter /"} : checked.error());
     return 1;
   }
   return VolumeServer(std::move(options), report).run();

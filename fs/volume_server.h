@@ -20,6 +20,7 @@ struct ServerOptions {
   std::string pool;        // empty: in the volume
   bool no_clones = false;  // the pool is not opened
   bool foreground = false;
+  bool json = false;       // what is said of the mount is one object, on stdout
   bool writeback = true;
   TrackSize track_size;
   unsigned max_columns = 64;

@@ -7,17 +7,15 @@
 
 namespace clonefs {
 
-int fail(const std::string& verb, const Error& error) {
+int fail(const std::string& verb, const Error& error, const CommonOptions& common) {
+  if (common.json) {
+    std::fputs(dump_json(error_json(error)).c_str(), stdout);
+    return kExitFailed;
+  }
   // Messages of a session's command begin with the command itself.
   const bool named = error.message.starts_with(verb + " ") || error.message.starts_with(verb + ":");
   std::fprintf(stderr, "clonefs: %s%s\n", named ? "" : (verb + ": ").c_str(),
                error.message.c_str());
-  return 1;
-}
-
-int fail(const std::string& verb, const Error& error, const CommonOptions& common) {
-  if (!common.json) return fail(verb, error);
-  std::fputs(dump_json(error_json(error)).c_str(), stdout);
   return kExitFailed;
 }
 
@@ -29,11 +27,11 @@ int run_command(Command command, const CommonOptions& common) {
     paths = command.names;
   }
   const auto client = Client::find(common.mount, paths);
-  if (!client) return fail(verb, client.error());
+  if (!client) return fail(verb, client.error(), common);
 
   for (std::string& path : paths) {
     auto relative = client->volume_path(path);
-    if (!relative) return fail(verb, relative.error());
+    if (!relative) return fail(verb, relative.error(), common);
     path = std::move(*relative);
   }
   if (selects) {
@@ -41,8 +39,8 @@ int run_command(Command command, const CommonOptions& common) {
   } else if (!paths.empty()) {
     command.names = paths;
   }
-  command.json = command.json || common.json;
-  if (command.watch) return watch(*client, command);
+  command.json = common.json;
+  if (command.watch) return watch(*client, command, common);
 
   auto reply = client->send(command);
   if (!reply && reply.error().code == ENOENT && command.verb == Verb::kExtents && paths.empty()) {
@@ -59,7 +57,7 @@ int run_command(Command command, const CommonOptions& common) {
     std::printf("%s\n", reply.error().message.c_str());
     return 1;
   }
-  if (!reply) return fail(verb, reply.error());
+  if (!reply) return fail(verb, reply.error(), common);
   const bool shows = command.verb == Verb::kStatus || command.verb == Verb::kList ||
                      command.verb == Verb::kExtents || command.verb == Verb::kVerify;
   if (shows || command.json || !common.quiet) std::fputs(reply->c_str(), stdout);

@@ -13,10 +13,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "fs/json_text.h"
 #include "fs/mount_table.h"
 #include "fs/words.h"
 #include "tools/commands.h"
@@ -24,8 +24,6 @@
 namespace clonefs {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 enum class Grade { kOk, kHint, kProblem };
 
@@ -256,10 +254,9 @@ int examine_system(const CommonOptions& common) {
     if (!f.remedy.empty()) std::printf("         do: %s\n", f.remedy.c_str());
   }
   if (common.json) {
-    Json json;
-    json["schema"] = 1;
+    Json json = new_answer();
     json["findings"] = findings;
-    std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    std::fputs(dump_json(json).c_str(), stdout);
   }
   return problem ? 1 : 0;
 }

@@ -1,8 +1,8 @@
 // clonefs fsck: looks through a pool that no daemon uses.
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "engine/pool_check.h"
+#include "fs/json_text.h"
 #include "tools/commands.h"
 
 namespace clonefs {
@@ -10,28 +10,28 @@ namespace clonefs {
 namespace {
 
 std::string as_json(const PoolCheckOptions& options, const PoolReport& report) {
-  nlohmann::ordered_json json;
-  json["schema"] = 1;
-  json["pool"] = options.pool;
+  Json json = new_answer();
+  put_name(&json, "pool", options.pool);
   json["repair"] = options.repair;
   json["sessions"] = report.sessions;
   json["members"] = report.members;
   json["tracks"] = report.tracks;
   json["problems"] = report.problems;
-  json["findings"] = nlohmann::ordered_json::array();
+  json["findings"] = Json::array();
   for (const auto& f : report.findings)
     json["findings"].push_back(
         {{"problem", f.problem}, {"what", f.what}, {"repair", f.repair}, {"done", f.done}});
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return dump_json(json);
 }
 
 }  // namespace
 
-int fsck_pool(const PoolCheckOptions& options, bool json, bool quiet) {
+int fsck_pool(const PoolCheckOptions& options, const CommonOptions& common) {
+  const bool quiet = common.quiet;
   const auto report = check_pool(options);
-  if (!report) return fail("fsck", report.error());
-  if (json) {
-    std::printf("%s\n", as_json(options, *report).c_str());
+  if (!report) return fail("fsck", report.error(), common);
+  if (common.json) {
+    std::printf("%s", as_json(options, *report).c_str());
     return report->problems == 0 ? 0 : 1;
   }
   for (const auto& f : report->findings) {

@@ -1,5 +1,5 @@
-// What the verbs of the command line do. Each returns the exit code: 0 done, 1 refused or failed
-// (it has said why on stderr).
+// What the verbs of the command line do. Each returns the exit code (tools/exit_codes.h) and has said
+// why it refused or failed: on stderr, or, with --json, as the one object that it answers, on stdout.
 #pragma once
 
 #include <string>
@@ -20,14 +20,13 @@ struct CommonOptions {
   bool quiet = false;
 };
 
-int fail(const std::string& verb, const Error& error);
-// As JSON, on stdout, if that was asked for.
+// Says why VERB failed; its exit code.
 int fail(const std::string& verb, const Error& error, const CommonOptions& common);
 
 // A command of the grammar.
 int run_command(Command command, const CommonOptions& common);
 // status --watch.
-int watch(const Client& client, const Command& command);
+int watch(const Client& client, const Command& command, const CommonOptions& common);
 struct ExecOptions {
   std::string name;  // of the clone
   bool in_place = false;
@@ -53,9 +52,9 @@ struct RestoreCommand {
   bool thorough = false;
 };
 int restore_clone(const RestoreCommand& command, const CommonOptions& common);
-int unmount_volume(const std::string& mountpoint);
+int unmount_volume(const std::string& mountpoint, const CommonOptions& common);
 // doctor. 0: no problems.
 int examine_system(const CommonOptions& common);
-int fsck_pool(const PoolCheckOptions& options, bool json, bool quiet);
+int fsck_pool(const PoolCheckOptions& options, const CommonOptions& common);
 
 }  // namespace clonefs

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fs/json_text.h"
 #include "fs/mount_options.h"
 #include "tools/commands.h"
 
@@ -18,7 +19,11 @@ namespace clonefs {
 
 namespace {
 
-int wrong_usage(const std::string& text, const std::string& help) {
+int wrong_usage(const std::string& text, const std::string& help, bool json = false) {
+  if (json) {
+    std::fputs(dump_json(error_json({EINVAL, text + " Try: " + help})).c_str(), stdout);
+    return kExitUsage;
+  }
   std::fprintf(stderr, "clonefs: %s\nTry: %s\n", text.c_str(), help.c_str());
   return kExitUsage;
 }
@@ -154,12 +159,19 @@ int run(int argc, char** argv) {
   fsck->add_option("POOL", check.pool, "the directory; a volume's own is VOLUME/.clonefs/pool")->required();
   fsck->add_flag("--repair", check.repair, "do what is said about each finding");
   fsck->add_flag("--data", check.data, "compare the clones' data with their digests too");
-  fsck->add_flag("--json", common.json, "answer as JSON");
 
   CommandGrammar grammar;
   grammar.add_to(app, true);
+  for (CLI::App* verb : app.get_subcommands([](CLI::App*) { return true; })) {
+    if (verb->get_option_no_throw("--json") == nullptr) {
+      verb->add_flag("--json", common.json, "answer as JSON");
+    }
+  }
 
   std::vector<std::string> words(argv + 1, argv + argc);
+  // Also what is not understood is answered as it was asked for.
+  const auto options_end = std::find(words.begin(), words.end(), "--");
+  const bool json = std::find(words.begin(), options_end, "--json") != options_end;
   words = protect_words(std::move(words));
   std::reverse(words.begin(), words.end());
   try {
@@ -174,19 +186,21 @@ int run(int argc, char** argv) {
     const auto chosen = app.get_subcommands();
     const std::string verb = chosen.empty() ? "" : chosen.front()->get_name();
     if (verb.empty() && app.remaining_size() > 0) {
-      return wrong_usage("unknown command '" + app.remaining().front() + "'", "clonefs --help");
+      return wrong_usage("unknown command '" + app.remaining().front() + "'", "clonefs --help", json);
     }
     return wrong_usage((verb.empty() ? "" : verb + ": ") + error.what(),
-                       "clonefs " + (verb.empty() ? "" : verb + " ") + "--help");
+                       "clonefs " + (verb.empty() ? "" : verb + " ") + "--help", json);
   }
+  common.json = json;
 
   if (mount->parsed()) {
     if (!options_taken) {
-      return wrong_usage("mount: " + options_taken.error().message, "clonefs mount --help");
+      return wrong_usage("mount: " + options_taken.error().message, "clonefs mount --help", json);
     }
+    server.json = json;
     return mount_volume(std::move(server));
   }
-  if (unmount->parsed()) return unmount_volume(unmounted);
+  if (unmount->parsed()) return unmount_volume(unmounted, common);
   if (in_clone->parsed()) {
     // As they were written, not as CLI11 needs them.
     if (const auto end = std::find(argv + 1, argv + argc, std::string_view("--")); end != argv + argc) {
@@ -197,7 +211,7 @@ int run(int argc, char** argv) {
   if (differences->parsed()) return diff_clone(diff, common);
   if (back->parsed()) return restore_clone(restore, common);
   if (doctor->parsed()) return examine_system(common);
-  if (fsck->parsed()) return fsck_pool(check, common.json, common.quiet);
+  if (fsck->parsed()) return fsck_pool(check, common);
   return run_command(*grammar.command(), common);
 }
 
@@ -257,7 +271,7 @@ int run_umount_helper(int argc, char** argv) {
     }
   }
   if (mountpoint.empty()) return wrong_usage("umount: no mountpoint", "clonefs umount --help");
-  return unmount_volume(mountpoint);
+  return unmount_volume(mountpoint, {});
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ class Cli(unittest.TestCase):
 
     def test_refused(self):
         with tempfile.TemporaryDirectory() as directory:
-            for words in (["status"], ["create", "x", "."], ["list", "--json"], ["activate", "x"]):
+            for words in (["status"], ["create", "x", "."], ["list"], ["activate", "x"]):
                 done = cli(*words, "--mount", directory)
                 self.assertEqual((done.returncode, done.stdout), (1, ""), words)
                 self.assertIn(f"no volume is mounted at {directory}", done.stderr)
