@@ -70,11 +70,16 @@ Result<CloneView> view_clone(const Client& client, const std::string& name,
   }
   const Json& session = status["sessions"][0];
   const std::string state = session["state"];
-  if (state == "Created" || state == "Precopy") {
+  // While the next generation is prepared the one before is shown.
+  const Json previous_at = session.value("previous_at", Json());
+  const Json& activated_at = previous_at.is_string() ? previous_at : session["activated_at"];
+  if (!activated_at.is_string()) {
     return Error{ENOENT, name + " is " + state + ": it shows nothing before its activation. Type: "
                                                  "clonefs activate " + name};
   }
-  if (state == "Failed") return Error{EIO, name + " is Failed, nothing can be read from it."};
+  if (state == "Failed" && !previous_at.is_string()) {
+    return Error{EIO, name + " is Failed, nothing can be read from it."};
+  }
 
   CloneView view;
   view.name = name;
@@ -85,7 +90,7 @@ Result<CloneView> view_clone(const Client& client, const std::string& name,
   if (!now) return now.error();
   view.clone = std::move(*clone);
   view.now = std::move(*now);
-  view.options.consistency_point = parse_time(session["activated_at"]);
+  view.options.consistency_point = parse_time(activated_at);
   for (const Json& range : session["extents"]) {
     view.options.extents.push_back({range["offset"], range["length"]});
   }
