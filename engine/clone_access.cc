@@ -57,6 +57,8 @@ class CloneImpl final : public Clone {
     Object* o = object(st->st_ino);
     st->st_ino = present_ino(st->st_ino);
     if (o == nullptr) return;
+    // (Or was until just now.)
+    if (o->named_twice && st->st_nlink > 1) --st->st_nlink;
     const std::lock_guard lock(session_->object_lock(*o));
     // The caller may have looked at the pool's file before its times were set, and come here after.
     const timespec finished_at = o->finished_at;

@@ -127,7 +127,10 @@ Status Core::check_space(Session& s) {
   if (needed <= room) return {};
   return Error{ENOSPC, "the pool has room for " + std::to_string(room >> 20) + " MiB, the clone " +
                            s.name + " may need " + std::to_string(needed >> 20) +
-                           " MiB; delete old clones, choose another --pool, or say --thin"};
+                           " MiB; delete old clones, choose another --pool, or say --thin" +
+                           (s.previous == nullptr ? ""
+                                                  : " (for recreate: or --in-place-refresh, which needs "
+                                                    "no room for both generations)")};
 }
 
 Status Core::create(const CreateOptions& o) { return prepare(o, nullptr, 0); }
@@ -559,8 +562,11 @@ Status Core::destroy(const SessionPtr& s) {
     s->cursor = Session::Cursor{};
     detach_all(*s);
   }
+  const auto previous = s->previous;
   unlist(s);
-  return remove_from_disk(s->id, s->name, false);
+  auto status = remove_from_disk(s->id, s->name, false);
+  if (previous != nullptr) named_once(*previous);
+  return status;
 }
 
 Status Core::remove_from_disk(uint64_t id, const std::string& name, bool aside) {

@@ -337,6 +337,7 @@ class Core {
   void replace_previous(const std::vector<SessionPtr>& sessions, const std::vector<Turn>& turns);
   Status settle_trees();
   void remove_retired();
+  void named_once(Session& s);
   void removing();
   std::vector<SessionPtr> all_sessions() const;
   SessionPtr shown(const std::string& name) const;
@@ -414,6 +415,7 @@ class Core {
   struct Retired {
     SessionPtr session;
     bool with_clone = false;  // its tree goes too
+    SessionPtr heir;          // what has its name now
   };
   std::vector<Retired> retired_;  // guarded by retired_mutex_
   bool removing_ends_ = false;       // guarded by retired_mutex_

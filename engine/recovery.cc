@@ -772,8 +772,9 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       drop_object(*s, o);
       continue;
     }
-    if (s->previous != nullptr && s->previous->by_pool_ino.find(o.pool_ino) != nullptr) {
+    if (Object* p = s->previous == nullptr ? nullptr : s->previous->by_pool_ino.find(o.pool_ino)) {
       // Inherited: as long as nothing has changed. That is found out anew.
+      p->named_twice = true;
       drop_object(*s, o);
       continue;
     }

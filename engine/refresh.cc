@@ -84,7 +84,8 @@ Object* Core::inheritable(const Session& s, int source_fd, const struct stat& st
     // Nobody changed it in the pool itself, as far as that shows.
     const Fd clone = open_clone(p, O_PATH);
     struct stat there{};
-    return clone && disk_.stat(clone.get(), "", &there) == 0 && there.st_nlink == 1 &&
+    return clone && disk_.stat(clone.get(), "", &there) == 0 &&
+           there.st_nlink == (p.named_twice ? 2 : 1) &&
            static_cast<uint64_t>(there.st_size) == p.size && same_time(there.st_mtim, p.mtime);
   });
 }
@@ -368,7 +369,8 @@ void Core::replace_previous(const std::vector<SessionPtr>& sessions, const std::
                 "); the next mount does it");
   {
     const std::lock_guard lock(retired_mutex_);
-    for (const auto& turn : turns) retired_.push_back({turn.session, turn.name.empty()});
+    for (const auto& turn : turns)
+      retired_.push_back({turn.session, turn.name.empty(), find(turn.session->name)});
     retired_wake_.notify_all();
   }
   if (!options_.copy_threads) remove_retired();
@@ -390,7 +392,14 @@ void Core::remove_retired() {
     if (auto status = remove_from_disk(s->id, s->name, true); !status)
       events_.add("the generation of " + s->name + " that was replaced could not be removed: " +
                   status.error().message + "; the next mount does it");
+    else if (retired.heir != nullptr)
+      named_once(*retired.heir);
   }
+}
+
+// The other generation's tree is gone.
+void Core::named_once(Session& s) {
+  for (auto& o : s.objects) o.named_twice = false;
 }
 
 void Core::removing() {

@@ -139,6 +139,7 @@ struct Object {
   // Its file in the pool is the previous generation's too: it is not touched before the activation.
   // Guarded by the work mutex.
   bool inherited = false;
+  std::atomic<bool> named_twice{false};  // one name of its file is in another generation's tree
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
 
   bool is_regular() const { return S_ISREG(type); }

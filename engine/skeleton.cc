@@ -392,8 +392,9 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
   int e = 0;
   bool inherited = false;
   if (S_ISREG(type)) {
-    if (const Object* p = inheritable(*s, source_fd, st)) {
+    if (Object* p = inheritable(*s, source_fd, st)) {
       const Fd clone = open_clone(*p, O_PATH);
+      p->named_twice = true;
       inherited = clone && disk_.link(clone.get(), clone_dir, name.c_str()) == 0;
     }
     if (!inherited) {
@@ -423,7 +424,7 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
   o.type = static_cast<uint16_t>(type);
   o.source_id = st.st_ino;
   o.pool_ino = there.st_ino;
-  o.inherited = inherited;
+  o.inherited = o.named_twice = inherited;
   e = FileRef::of(source_space_, source_fd, &o.source);
   if (e == 0) e = FileRef::of(pool_space_, made.get(), &o.clone);
   if (e < 0) {
@@ -455,7 +456,9 @@ Status Core::clear_stage(Session& s) {
       o = s.by_pool_ino.find(st.st_ino);
     }
     if (o == nullptr) return;
-    if (S_ISDIR(st.st_mode) || st.st_nlink == 1 || o->inherited)
+    // What is inherited has a name in the other generation's tree, and may have been put back in its
+    // place in this one.
+    if (S_ISDIR(st.st_mode) || st.st_nlink == (o->inherited ? 2 : 1))
       drop_object(s, *o);
     else
       mark_object(s, *o);

@@ -103,6 +103,8 @@ int exec_in_clone(const ExecOptions& options, const CommonOptions& common) {
                                    " to work in: " + std::strerror(errno) +
                                    ". Start from one that was cloned, or from outside the volume."});
   }
+  // Kept open for the command: while it runs, no other generation takes the clone's place.
+  (void)::open(options.in_place ? volume.c_str() : ".", O_RDONLY | O_DIRECTORY);
   ::setenv("CLONEFS_NAME", name.c_str(), 1);
   ::setenv("CLONEFS_CLONE", options.in_place ? volume.c_str() : clone.c_str(), 1);
 
