@@ -531,6 +531,7 @@ void Core::work(const SessionPtr& s) {
     }
     ~Use() { set(false); }
   } use{pace_};
+  s->note_progress();
   for (;;) {
     uint64_t signal;
     {
@@ -559,6 +560,7 @@ void Core::work(const SessionPtr& s) {
       window = now;
       window_bytes = 0;
     }
+    s->note_progress();
     const auto state = s->state.load();
     if (s->removed || (state != SessionState::kPrecopy && state != SessionState::kCopyInProgress &&
                        state != SessionState::kCreated)) {

@@ -118,6 +118,8 @@ class Core {
   std::vector<SessionStatus> status() const;
   Result<SessionStatus> status(const std::string& name) const;
   Result<std::vector<MemberExtents>> extents(const std::string& name);
+  // track_map.cc
+  Result<TrackMap> track_map(const std::string& name, size_t cells);
 
   // clone_access.cc
   std::vector<CloneInfo> clones() const;

@@ -92,6 +92,9 @@ PoolStatus Engine::pool_status() const { return core_->pool_watch_.status(); }
 Result<std::vector<MemberExtents>> Engine::extents(const std::string& name) const {
   return core_->extents(name);
 }
+Result<TrackMap> Engine::track_map(const std::string& name, size_t cells) const {
+  return core_->track_map(name, cells);
+}
 
 std::vector<EngineEvent> Engine::events(uint64_t after) const {
   return core_->events().after(after);

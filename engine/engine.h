@@ -159,6 +159,36 @@ struct MemberExtents {
   std::vector<Run> runs;  // tracks outside the extents are left out
 };
 
+// How far a session was at one moment.
+struct ProgressSample {
+  timespec at{};
+  SessionState state = SessionState::kCreated;
+  uint64_t tracks_pending = 0;
+  uint64_t tracks_precopied = 0;
+  uint64_t bytes_copied = 0;
+  uint64_t cofw_tracks = 0;
+};
+
+// What `clonefs map` draws: all tracks of a session's members, one behind the other, in at most so many
+// cells as were asked for.
+struct TrackMap {
+  std::string name;
+  timespec at{};
+  SessionState state = SessionState::kCreated;
+  uint64_t track_size = 0;
+  uint64_t tracks = 0;
+  uint64_t tracks_per_cell = 0;
+  struct Cell {  // how many tracks are
+    uint64_t waiting = 0;    // not on the clone side
+    uint64_t precopied = 0;
+    uint64_t rewritten = 0;  // as waiting, but was precopied once
+    uint64_t drained = 0;
+    uint64_t outside = 0;    // holes, or not selected
+  };
+  std::vector<Cell> cells;
+  std::vector<ProgressSample> samples;  // since the mount, oldest first
+};
+
 // What `clonefs verify` found.
 struct VerifyReport {
   std::string name;
@@ -352,6 +382,8 @@ class Engine {
   Result<SessionStatus> status(const std::string& name) const;
   PoolStatus pool_status() const;  // never waits for the pool
   Result<std::vector<MemberExtents>> extents(const std::string& name) const;
+  // CELLS: at least 1. May wait for the copy program, as extents().
+  Result<TrackMap> track_map(const std::string& name, size_t cells) const;
 
   // --- events ----------------------------------------------------------------------------------
   // Events after number AFTER, oldest first; a bounded number is kept.

@@ -186,6 +186,7 @@ void Core::housekeeping() {
     }
     Status rows;
     for (const auto& s : all_sessions()) {
+      s->note_progress();
       const std::unique_lock work(s->work_mutex, std::try_to_lock);
       if (!work || s->removed || s->building || s->before_activation()) continue;
       if (auto status = flush_rows(*s); !status) rows = status;

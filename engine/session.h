@@ -35,6 +35,7 @@
 #include "engine/file_ref.h"
 #include "engine/object_index.h"
 #include "engine/track_file.h"
+#include "engine/progress.h"
 #include "extents/track_bits.h"
 
 namespace clonefs::detail {
@@ -289,6 +290,7 @@ struct Session : std::enable_shared_from_this<Session> {
   bool worker_stop = false;    // guarded by worker_mutex
   uint64_t worker_signal = 0;  // guarded by worker_mutex
   std::atomic<uint64_t> rate_now{0};
+  Progress progress;
   uint64_t needed_at_last = UINT64_MAX;  // room in the pool; the housekeeper's
 
   std::mutex& object_lock(const Object& o) { return object_locks[o.id % object_locks.size()]; }
@@ -298,6 +300,12 @@ struct Session : std::enable_shared_from_this<Session> {
     static std::atomic<uint64_t> last{0};
     return last.fetch_add(1) + 1;
   }
+
+  void note_progress() {
+    progress.note({{}, state.load(), counters.tracks_pending, counters.tracks_precopied,
+                   counters.bytes_copied, counters.cofw_tracks});
+  }
+
   bool before_activation() const {
     const auto s = state.load(std::memory_order_acquire);
     return s == SessionState::kCreated || s == SessionState::kPrecopy;

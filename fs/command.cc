@@ -61,7 +61,7 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
 constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kRecreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
                            Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
                            Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume,
-                           Verb::kVerify};
+                           Verb::kVerify, Verb::kMap};
 
 bool is_verb(const std::string& word) {
   return std::any_of(std::begin(kVerbs), std::end(kVerbs),
@@ -98,6 +98,8 @@ uint64_t pace_of(const std::string& text) {
   if (bytes == 0) refuse("a pace of 0 would never end. Write auto, max (or unlimited), or bytes a second.");
   return bytes;
 }
+
+constexpr uint64_t kMostCells = 65536;
 
 std::string pace_word(uint64_t pace) {
   if (pace == kPaceAuto) return "auto";
@@ -136,6 +138,8 @@ const char* to_string(Verb verb) {
       return "resume";
     case Verb::kVerify:
       return "verify";
+    case Verb::kMap:
+      return "map";
   }
   return "?";
 }
@@ -168,6 +172,7 @@ std::string format_command(const Command& command) {
       words.push_back("--timeout=" + std::to_string(ms / 1000) + "." + rest);
     }
   }
+  if (command.verb == Verb::kMap) words.push_back("--cells=" + std::to_string(command.cells));
   words.emplace_back("--");
   if (!create.name.empty()) words.push_back(create.name);
   words.insert(words.end(), create.paths.begin(), create.paths.end());
@@ -312,6 +317,23 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
 
   sub = add(Verb::kVerify, "Read a clone and compare it with what was copied; fails with damage");
   one_name(sub);
+
+  sub = add(Verb::kMap, "Show the tracks of a session as a picture");
+  one_name(sub);
+  sub->add_option_function<std::string>(
+      "--cells",
+      [&draft](const std::string& text) {
+        const uint64_t cells = size_of(text);
+        if (cells == 0 || cells > kMostCells) {
+          refuse("'" + text + "' cells cannot be drawn. Write a number from 1 to 65536.");
+        }
+        draft.cells = cells;
+      },
+      "into so many parts the tracks are divided (default 2048; a terminal decides itself)");
+  if (for_command_line) {
+    CLI::Option* watch = sub->add_flag("--watch", draft.watch, "go on showing until everything is copied");
+    sub->add_option("--svg", draft.svg, "write the picture to this file")->excludes(watch);
+  }
 }
 
 std::vector<std::string> protect_words(std::vector<std::string> words) {

@@ -34,6 +34,7 @@ enum class Verb {
   kRate,
   kResume,
   kVerify,
+  kMap,
 };
 
 const char* to_string(Verb verb);
@@ -44,7 +45,10 @@ struct Command {
   CreateOptions create;            // create, copy; the name is there
   RecreateOptions recreate;        // recreate; the names are in NAMES
   bool json = false;
-  bool watch = false;  // the command line's alone
+  size_t cells = 2048;  // of verb map
+  // The command line's alone.
+  bool watch = false;
+  std::string svg;  // a file
   bool force = false;
   Engine::Goal goal = Engine::Goal::kCopied;
   std::optional<std::chrono::milliseconds> timeout;

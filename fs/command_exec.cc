@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "fs/command_paths.h"
+#include "fs/track_picture.h"
 #include "fs/words.h"
 
 namespace clonefs {
@@ -54,6 +55,11 @@ Result<std::string> CommandExecutor::execute(Command command,
       return verify(command, cancelled);
     case Verb::kExtents:
       return extents(command);
+    case Verb::kMap: {
+      const auto map = engine_.track_map(command.names.front(), command.cells);
+      if (!map) return map.error();
+      return command.json ? map_json(*map) : map_text(*map);
+    }
   }
   return Error{EINVAL, "unknown command"};
 }

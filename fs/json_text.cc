@@ -1,6 +1,7 @@
 #include "fs/json_text.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "fs/words.h"
@@ -97,6 +98,16 @@ Json error_json(const Error& error) {
                    {"errno", error.code},
                    {"message", error.message}};
   return json;
+}
+
+timespec parse_time(const std::string& text) {
+  timespec time{};
+  tm broken{};
+  const char* rest = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &broken);
+  if (rest == nullptr) return time;
+  time.tv_sec = ::timegm(&broken);
+  if (*rest == '.') time.tv_nsec = std::strtol(rest + 1, nullptr, 10);
+  return time;
 }
 
 std::string format_time(const timespec& time) {

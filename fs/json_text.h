@@ -33,6 +33,7 @@ Json time_json(const timespec& time);
 // {"schema":1,"error":{"code":"ENOENT","errno":2,"message":...}}
 Json error_json(const Error& error);
 
+timespec parse_time(const std::string& text);  // what format_time wrote; 0 for anything else
 std::string format_time(const timespec& time);  // "2026-11-23T02:00:00.118000000Z", "" for 0
 
 }  // namespace clonefs

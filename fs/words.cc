@@ -168,6 +168,10 @@ Result<uint64_t> parse_size(std::string_view text) {
   return value << shift;
 }
 
+std::string count_word(uint64_t count, const std::string& word) {
+  return std::to_string(count) + " " + word + (count == 1 ? "" : "s");
+}
+
 std::string format_size(uint64_t bytes) {
   if (bytes < 1024) return std::to_string(bytes) + " B";
   double value = static_cast<double>(bytes);

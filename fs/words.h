@@ -31,6 +31,9 @@ std::string quote_name(std::string_view name);
 // follow). EINVAL otherwise, and above 2^63 - 1.
 Result<uint64_t> parse_size(std::string_view text);
 
+// "1 track", "2 tracks".
+std::string count_word(uint64_t count, const std::string& word);
+
 // "1.5 GiB", for people.
 std::string format_size(uint64_t bytes);
 

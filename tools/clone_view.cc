@@ -18,19 +18,6 @@ bool is_beneath(const std::string& directory, const std::string& path) {
   return directory == "." || path == directory || path.starts_with(directory + "/");
 }
 
-// What JSON says of TIME.
-timespec parse_time(const Json& time) {
-  timespec result{};
-  tm broken{};
-  if (!time.is_string()) return result;
-  const std::string text = time.get<std::string>();
-  const char* rest = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &broken);
-  if (rest == nullptr) return result;
-  result.tv_sec = ::timegm(&broken);
-  if (*rest == '.') result.tv_nsec = std::strtol(rest + 1, nullptr, 10);
-  return result;
-}
-
 // Paths without those that lie in others of them, sorted.
 std::vector<std::string> outermost(std::vector<std::string> paths) {
   std::sort(paths.begin(), paths.end());
@@ -90,7 +77,7 @@ Result<CloneView> view_clone(const Client& client, const std::string& name,
   if (!now) return now.error();
   view.clone = std::move(*clone);
   view.now = std::move(*now);
-  view.options.consistency_point = parse_time(activated_at);
+  view.options.consistency_point = parse_time(activated_at.get<std::string>());
   for (const Json& range : session["extents"]) {
     view.options.extents.push_back({range["offset"], range["length"]});
   }

@@ -40,6 +40,7 @@ int run_command(Command command, const CommonOptions& common) {
     command.names = paths;
   }
   command.json = common.json;
+  if (command.verb == Verb::kMap) return draw_map(*client, command, common);
   if (command.watch) return watch(*client, command, common);
 
   auto reply = client->send(command);

@@ -27,6 +27,10 @@ int fail(const std::string& verb, const Error& error, const CommonOptions& commo
 int run_command(Command command, const CommonOptions& common);
 // status --watch.
 int watch(const Client& client, const Command& command, const CommonOptions& common);
+// map.
+int draw_map(const Client& client, const Command& command, const CommonOptions& common);
+// HTML: the file.
+int report_session(const std::string& name, const std::string& html, const CommonOptions& common);
 struct ExecOptions {
   std::string name;  // of the clone
   bool in_place = false;

@@ -150,6 +150,12 @@ int run(int argc, char** argv) {
   back->add_flag("-n,--dry-run", restore.dry_run, "say what would be done");
   back->add_flag("--thorough", restore.thorough, "compare all data, whatever the times say");
 
+  std::string reported, html;
+  CLI::App* report = app.add_subcommand("report", "Write all that is known of a session as a page");
+  report->fallthrough();
+  report->add_option("NAME", reported, "the session")->required();
+  report->add_option("--html", html, "the file, which needs no other")->required();
+
   CLI::App* doctor = app.add_subcommand("doctor", "Look for what stands in clonefs's way on this system");
   doctor->fallthrough();
 
@@ -210,6 +216,7 @@ int run(int argc, char** argv) {
   }
   if (differences->parsed()) return diff_clone(diff, common);
   if (back->parsed()) return restore_clone(restore, common);
+  if (report->parsed()) return report_session(reported, html, common);
   if (doctor->parsed()) return examine_system(common);
   if (fsck->parsed()) return fsck_pool(check, common);
   return run_command(*grammar.command(), common);

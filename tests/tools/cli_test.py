@@ -9,7 +9,8 @@ import unittest
 BIN = os.environ.get("CLONEFS_BIN", "")
 VERBS = ["mount", "umount", "create", "precopy", "activate", "copy", "status", "list", "wait",
          "terminate", "delete", "extents", "rate", "resume", "verify", "fsck",
-         "diff", "restore", "exec", "doctor"]
+         "diff", "restore", "exec", "doctor",
+         "map", "report"]
 
 
 def cli(*words, **env):
