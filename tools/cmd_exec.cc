@@ -19,16 +19,6 @@ namespace clonefs {
 
 namespace {
 
-// Of exec itself, as env(1), nice(1) and others have it; else the command's own.
-constexpr int kFailed = 125;
-constexpr int kCannotRun = 126;
-constexpr int kNotFound = 127;
-
-int refuse(const Error& error) {
-  fail("exec", error);
-  return kFailed;
-}
-
 Status write_line(const std::string& path, const std::string& text) {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   const bool done = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
@@ -68,6 +58,10 @@ Status enter_namespace() {
 }  // namespace
 
 int exec_in_clone(const ExecOptions& options, const CommonOptions& common) {
+  const auto refuse = [&common](const Error& error) {
+    fail("exec", error, common);
+    return kExitExecFailed;
+  };
   const auto client = Client::find(common.mount, {});
   if (!client) return refuse(client.error());
   const std::string& volume = client->mountpoint();
@@ -113,8 +107,8 @@ int exec_in_clone(const ExecOptions& options, const CommonOptions& common) {
   words.push_back(nullptr);
   ::execvp(words[0], words.data());
   const int code = errno;
-  fail("exec", Error{code, "cannot run " + options.command[0] + ": " + std::strerror(code)});
-  return code == ENOENT ? kNotFound : kCannotRun;
+  fail("exec", Error{code, "cannot run " + options.command[0] + ": " + std::strerror(code)}, common);
+  return code == ENOENT ? kExitNotFound : kExitCannotRun;
 }
 
 }  // namespace clonefs

@@ -21,7 +21,7 @@ struct CommonOptions {
 };
 
 // Says why VERB failed; its exit code.
-int fail(const std::string& verb, const Error& error, const CommonOptions& common = {});
+int fail(const std::string& verb, const Error& error, const CommonOptions& common);
 
 // A command of the grammar.
 int run_command(Command command, const CommonOptions& common);

@@ -48,7 +48,7 @@ class Answers(unittest.TestCase):
 
     def test_every_verb(self):
         """Whatever is wrong, the answer is an object; nothing is on stderr."""
-        for verb in set(verbs()) - {"exec"}:
+        for verb in verbs():
             # Without --mount it would be the volume of another test.
             for words in ([verb, "--json", "--mount", "/nowhere"], ["--json", "--mount", "/nowhere", verb],
                           [verb, "--json", "--no-such-option"],
@@ -185,6 +185,13 @@ class Odd(VolumeTest):
             self.assertEqual((code, answer["error"]["code"], err), (1, "ENOENT", ""))
         code, answer, err = run_json("mount", "--json", self.v.path)
         self.assertEqual((code, answer["error"]["code"], err), (1, "EBUSY", ""))
+
+    def test_exec(self):
+        self.v.cli("copy", "c", ".")
+        code, answer, err = run_json("exec", "nothing", "--json", "--", "true", at=self.v.path)
+        self.assertEqual((code, answer["error"]["code"], err), (125, "ENOENT", ""))
+        code, answer, err = run_json("exec", "c", "--", "echo", '{"--json": 1}', at=self.v.path)
+        self.assertEqual((code, answer), (0, {"--json": 1}))
 
     def test_watch(self):
         self.v.write("f", b"x" * 100000)
