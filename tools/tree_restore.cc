@@ -354,6 +354,13 @@ void TreeRestorer::finish_directories() {
     const auto& [path, made] = *it;
     const std::string name = path.empty() ? "." : path;
     if (!made && !is_selected(name)) continue;
+    // A directory that was removed has nothing to be given.
+    struct stat st {};
+    const TreePlace then = place_in_tree(then_root_, name);
+    if (!then || ::fstatat(then.directory.get(), then.leaf.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISDIR(st.st_mode)) {
+      continue;
+    }
     const TreePlace now = place_in_tree(now_root_, name);
     const Failure failure = now ? set_attributes(name, now, made) : Failure{now.error, ""};
     if (failure.code != 0 && failure.code != ENOENT) failed_directories_[name] = failure;

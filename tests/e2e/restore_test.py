@@ -349,6 +349,39 @@ class Restore(Case):
         self.assertEqual(os.listdir(v.at("d")), ["old"])
         self.assertEqual(os.stat(v.at("d/old")).st_ino, number)
 
+    def test_directories_in_the_place_of_files(self):
+        v = self.v
+        v.write("d/file", b"file")
+        os.makedirs(v.at("d/directory/inner"))
+        v.write("d/directory/inner/f", b"f")
+        self.clone_now()
+        os.remove(v.at("d/file"))
+        v.write("d/file/deep/er/young", b"")
+        subprocess.run(["rm", "-r", v.at("d/directory")], check=True)
+        v.write("d/directory", b"a file")
+        answer = self.restore("c", code=1)
+        self.assertEqual([(c["path"], c["error"]["code"]) for c in answer["changes"] if c["error"]],
+                         [("d/file", "ENOTEMPTY")])
+        self.assertEqual(os.listdir(v.at("d/file/deep/er")), ["young"])  # nothing was removed
+        self.assertEqual(self.content("d/directory/inner/f"), b"f")
+        self.assertEqual(self.restore("c", "--delete")["summary"]["failed"], 0)
+        self.assert_restored()
+
+    def test_generations(self):
+        """While the next one is prepared, and after: what the name shows is what counts."""
+        v = self.v
+        v.write("f", b"first")
+        self.clone_now()
+        v.wait("c")
+        v.write("f", b"second")
+        v.cli("recreate", "c", "--precopy")
+        self.assertEqual(self.diff("c"), {"f": ("modified", ["data", "size", "mtime"], None)})
+        v.cli("activate", "c")
+        self.assertEqual(self.diff("c"), {})
+        v.write("f", b"third")
+        v.cli("restore", "c")
+        self.assertEqual(self.content("f"), b"second")
+
     def test_selected_paths_and_guard(self):
         v = self.v
         for name in ("a/b/one", "a/b/two", "c"):
