@@ -168,18 +168,24 @@ class Diff(Case):
 
     def test_an_inode_number_that_is_used_again(self):
         """A new file with the number of one that is gone is no rename."""
-        self.v.write("a", b"content of a")
-        number = os.stat(self.v.at("a")).st_ino
+        v = self.v
+        old = [v.write(f"a{n}", b"content of a") for n in range(40)]
+        numbers = {os.stat(path).st_ino for path in old}
         self.clone_now()
-        os.remove(self.v.at("a"))
-        made = []
-        for n in range(200):
-            made.append(self.v.write(f"b{n}", b"something else"))
-            if os.stat(made[-1]).st_ino == number:
-                break
-        got = self.diff("c")
-        self.assertEqual(got.pop("a"), ("removed", [], None))
-        self.assertEqual({kind for path, (kind, *_) in got.items() if path != "."}, {"added"})
+        v.wait("c")
+        for path in old:
+            os.remove(path)
+
+        def again():  # when the kernel has forgotten the inodes
+            for n in range(40):
+                if os.path.exists(v.at(f"b{n}")):
+                    os.remove(v.at(f"b{n}"))
+            made = [v.write(f"b{n}", b"something else") for n in range(40)]
+            return numbers & {os.stat(path).st_ino for path in made}
+        wait_for(again, "numbers that are used again", 20)
+        kinds = {path: kind for path, (kind, *_) in self.diff("c").items() if path != "."}
+        self.assertEqual(kinds, dict.fromkeys([f"a{n}" for n in range(40)], "removed") |
+                         dict.fromkeys([f"b{n}" for n in range(40)], "added"))
 
     def test_names(self):
         odd = [b"new\nline", b"no utf-8 \xff\xfe", b"esc\x1b[31m", "üml".encode(), b"it's"]
@@ -349,6 +355,25 @@ class Restore(Case):
         self.assertEqual(os.listdir(v.at("d")), ["old"])
         self.assertEqual(os.stat(v.at("d/old")).st_ino, number)
 
+    def test_hard_links(self):
+        """Names of one file are that again: made anew, joined, and parted."""
+        v = self.v
+        for name in ("gone", "one-left", "parted", "joined"):
+            v.write(f"d/{name}", name.encode())
+        for name in ("gone", "one-left", "parted"):
+            os.link(v.at(f"d/{name}"), v.at(f"d/{name}-too"))
+        v.write("d/joined-too", b"not the same file")
+        self.clone_now("d")
+        for name in ("d/gone", "d/gone-too", "d/one-left-too", "d/parted-too", "d/joined-too"):
+            os.remove(v.at(name))
+        v.write("d/parted-too", b"another")
+        os.link(v.at("d/joined"), v.at("d/joined-too"))
+        self.assertIn("links", self.diff("c")["d/joined-too"][1])
+        self.assertIn("links", self.diff("c")["d/parted-too"][1])
+        v.cli("restore", "c")
+        self.assert_restored(path="d")
+        self.assertEqual(self.diff("c"), {})
+
     def test_directories_in_the_place_of_files(self):
         v = self.v
         v.write("d/file", b"file")
@@ -491,20 +516,21 @@ class Restore(Case):
     def test_links_in_the_way(self):
         """A directory that became a link: nothing is written where it leads."""
         v = self.v
-        v.write("d/file", b"old")
+        v.write("d/inner/file", b"old")
         self.clone_now()
         outside = os.path.join(v.base, "outside")
-        os.mkdir(outside)
-        with open(os.path.join(outside, "file"), "wb") as file:
-            file.write(b"outside")
-        subprocess.run(["rm", "-r", v.at("d")], check=True)
-        os.symlink(outside, v.at("d"))
-        with self.assertRaises(Refused):
-            v.cli("restore", "c", "d/file")
-        with open(os.path.join(outside, "file"), "rb") as file:
-            self.assertEqual(file.read(), b"outside")
+        for directory in (outside, v.at("other")):
+            os.makedirs(os.path.join(directory, "inner"))
+            with open(os.path.join(directory, "inner/file"), "wb") as file:
+                file.write(b"not to be touched")
+            subprocess.run(["rm", "-r", v.at("d")], check=True)
+            os.symlink(os.path.relpath(directory, v.path), v.at("d"))
+            with self.assertRaises(Refused):
+                v.cli("restore", "c", "d/inner/file")
+            with open(os.path.join(directory, "inner/file"), "rb") as file:
+                self.assertEqual(file.read(), b"not to be touched")
         v.cli("restore", "c")
-        self.assert_restored()
+        self.assert_restored(path="d")
 
 
 class OrdinaryUser(unittest.TestCase):
