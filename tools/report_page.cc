@@ -138,7 +138,7 @@ std::string histogram(const Json& latency, const std::string& nothing) {
   }
   svg += "</svg>\n";
   const uint64_t count = number(latency, "count");
-  return svg + "<p>" + std::to_string(count) + ", " +
+  return svg + "<p>" + count_word(count, "write") + ", " +
          format_duration_ns(count == 0 ? 0 : number(latency, "sum_ns") / count) + " on average, the longest " +
          format_duration_ns(number(latency, "max_ns")) + ".</p>\n";
 }

@@ -23,6 +23,20 @@ Command parsed(const std::string& line) {
   return *result->command;
 }
 
+TEST(Command, Map) {
+  EXPECT_EQ(parsed("map db").cells, 2048u);
+  const Command c = parsed("map db --cells 1K --json");
+  EXPECT_EQ(c.verb, Verb::kMap);
+  EXPECT_EQ(c.names, std::vector<std::string>{"db"});
+  EXPECT_EQ(c.cells, 1024u);
+  EXPECT_EQ(parsed(format_command(c)).cells, 1024u);
+  // What only the command line can do is no word of a control line.
+  for (const char* line : {"map", "map a b", "map db --cells 0", "map db --cells 65537", "map db --watch",
+                           "map db --svg x"}) {
+    EXPECT_FALSE(parse(line)) << line;
+  }
+}
+
 TEST(Command, Forms) {
   Command c =
       parsed("create db1 a 'b c' . --precopy --extent 0:64K --extent=1M:4096 --track-size 1M");
