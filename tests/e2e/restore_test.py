@@ -3,6 +3,7 @@
 import base64
 import errno
 import json
+import mmap
 import os
 import random
 import socket
@@ -13,7 +14,7 @@ import unittest
 
 import tree
 from mount_test import run_as_user
-from volume import BIN, SEED, Refused, VolumeTest, main, run, wait_for
+from volume import BIN, SEED, Refused, Volume, VolumeTest, main, run, wait_for
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -165,6 +166,26 @@ class Diff(Case):
         self.assertLess(reads() - before, 4 * MIB)
         self.assertEqual(self.diff("c", "--thorough"), {})
         self.assertGreater(reads() - before, 4 * MIB)
+
+    def test_every_way_to_write_is_seen(self):
+        """Where the times decide: a store into a page that was dirty at the consistency point, and
+        writes past the cache."""
+        for cache in ("writeback", "writethrough"):
+            with self.subTest(cache=cache), Volume(options=("--cache", cache)) as v:
+                for name in ("mapped", "direct", "left"):
+                    with open(os.path.join(v.source, name), "wb") as file:
+                        file.write(pattern(1, 64 * KIB))
+                v.mount()
+                with open(v.at("mapped"), "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+                    mapped[0] ^= 1
+                    newest = os.stat(v.at("mapped")).st_ctime_ns
+                    wait_for(lambda: time.time_ns() > newest + 2_100_000_000, "all to be old enough")
+                    v.cli("copy", "c", ".")
+                    mapped[1] ^= 1
+                    subprocess.run(["dd", "if=/dev/urandom", f"of={v.at('direct')}", "bs=4096", "count=1",
+                                    "conv=notrunc", "oflag=direct", "status=none"], check=True)
+                    answer = json.loads(v.cli("diff", "c", "--json"))
+                    self.assertEqual([c["path"] for c in answer["changes"]], ["direct", "mapped"])
 
     def test_an_inode_number_that_is_used_again(self):
         """A new file with the number of one that is gone is no rename."""
