@@ -454,6 +454,13 @@ Status Catalog::Batch::put_mark(uint64_t session, const SourceMark& mark) {
       .run("cannot write a source mark to the catalog");
 }
 
+Status Catalog::Batch::drop_marks(uint64_t session) {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "DELETE FROM source_marks WHERE session=?")
+      .bind(session)
+      .run("cannot write the catalog");
+}
+
 Status Catalog::Batch::clear_marks() {
   if (!begun_) return begun_;
   return Statement(catalog_, "DELETE FROM source_marks").run("cannot write the catalog");

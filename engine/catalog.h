@@ -99,6 +99,7 @@ class Catalog {
     Status drop_object(uint64_t session, uint32_t object);
     Status drop_session(uint64_t session);  // with its objects and marks
     Status put_mark(uint64_t session, const SourceMark& mark);
+    Status drop_marks(uint64_t session);
     Status clear_marks();
     Status drop_orphans();  // members of sessions that are not there
     // The slot of a name: a small number, the same for ever.

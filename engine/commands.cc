@@ -493,6 +493,7 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
       if (status) status = batch.commit();
       if (!status) return status;
       s->state.store(SessionState::kTerminated);
+      detach_all(*s);
       release_columns(*s);
       events_.add("terminated " + s->name);
     }

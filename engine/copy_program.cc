@@ -436,7 +436,10 @@ Status Core::finish_object(Session& s, Object& o) {
     if (done) o.finished.store(true);
   }
   o.finished.store(true);
-  detach(s, o);
+  if (!is_worth_tracking(o))
+    detach(s, o);
+  else if (const auto source = sources_.only_track(o))
+    release_limbo(*source);
   row_changed(s, o);
   return {};
 }

@@ -81,7 +81,7 @@ class Core {
   Status open();
   Status close();
   bool pool_answers();
-  bool changes_may_wait() const { return !sources_.empty(); }
+  bool changes_may_wait() const { return !sources_.only_tracked(); }
 
   // interception.cc
   Change begin_change();
@@ -158,6 +158,11 @@ class Core {
   Status flush_tables(Session& s);
   // Before activation: bytes of RANGE are about to be, or were, written on the source.
   void mark_written(Session& s, Object& o, ByteRange range);
+  // After it: RANGE of the source is about to be written. The next generation copies it.
+  void note_changed(Session& s, Object& o, ByteRange range);
+  bool is_worth_tracking(const Object& o) const {
+    return o.tracked && o.column != nullptr && o.column->count >= options_.tracked_at_least;
+  }
   // Puts bytes of the source that lie in DATA, whole tracks, on the clone side, with their digests;
   // HOLES of it are left or made holes. 0 or -errno.
   // SOURCE_FD: the file system may move the data by itself; what is there is DATA, or RANGE is written
@@ -383,6 +388,7 @@ class Core {
     bool same_boot = false;  // and the same mount of the pool: its page cache is still there
     bool was_power = false;
     bool elsewhere = false;  // since then the volume was mounted without its clones
+    SessionPtr before;       // of one that is refreshed in place: what it was
     bool power_cut() const { return !clean && !same_boot; }
   };
   Status load_objects(Session& s, const LastEnd& end);
@@ -392,6 +398,9 @@ class Core {
   Status keep_to_tree(Session& s, int tree);
   // Inode numbers of all that lies in TREE. EACH: as stat has them, not the entries.
   int list_numbers(int tree, bool each, std::unordered_set<uint64_t>& numbers);
+  void take_changed(Session& s, Object& o, Session& before, const Object& was);
+  Status track_again(const SessionPtr& s);
+  Status keep_changed(Session& s, Catalog::Batch& batch);
   Status clear_pending(Session& s, Object& o);
   Status replay_journal();
   Status checkpoint_all();

@@ -67,6 +67,9 @@ struct EngineOptions {
   // Two changes of a file as close to each other as this may have the same ctime: two of the kernel's
   // ticks. (Where ctimes have no fractions it is two seconds.)
   std::chrono::nanoseconds ctime_tick{20'000'000};
+  // Of files with so many tracks each one that is written after the consistency point is noted, for
+  // RECREATE; smaller ones are compared faster than that.
+  uint64_t tracked_at_least = 16;
   // Drained tracks share their blocks with the source where the file system can (FICLONERANGE). Then no
   // data is written, but each later overwrite of the source goes to another place on the disk.
   bool share = true;

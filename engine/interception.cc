@@ -57,8 +57,13 @@ Change Core::change_data(SourceId id, int fd, ByteRange range) {
   if (sources_.empty()) return change;
   const auto source = sources_.find(id, &part.seen);
   if (!source) return change;
-  for (const auto& a : *part.seen)
-    if (a.session->before_activation() && !a.object->gone) mark_written(*a.session, *a.object, range);
+  for (const auto& a : *part.seen) {
+    if (a.object->gone) continue;
+    if (a.session->before_activation())
+      mark_written(*a.session, *a.object, range);
+    else
+      note_changed(*a.session, *a.object, range);
+  }
   if (any_needed(part.seen)) change.error_ = -save_before_write(*source, part.seen, fd, range);
   return change;
 }
@@ -144,8 +149,7 @@ int Core::keep_in_limbo(const Source& source, const Attachments& attachments, in
       if (e < 0) disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
     }
     if (e == 0) {
-      Attachments still;
-      if (sources_.find(id, &still))
+      if (sources_.needed(id))
         sources_.set_in_limbo(id, true);
       else  // drained and detached meanwhile
         disk_.unlink(limbo_dir_.get(), name.c_str(), 0);
@@ -165,9 +169,8 @@ int Core::open_limbo() {
 // Nobody was attached to SOURCE any more.
 void Core::release_limbo(const Source& source) {
   const Claims::Holder claim(source.limbo, kAll);
-  Attachments attachments;
   // Somebody came meanwhile: it is released when he goes.
-  if (!sources_.in_limbo(source.id) || sources_.find(source.id, &attachments)) return;
+  if (!sources_.in_limbo(source.id) || sources_.needed(source.id)) return;
   disk_.unlink(limbo_dir_.get(), limbo_name(source.id).c_str(), 0);
   sources_.set_in_limbo(source.id, false);
 }

@@ -298,7 +298,8 @@ Status Core::take_pool() {
   auto mount = catalog_->meta("mount");
   if (!mount) return mount.error();
   const std::string this_mount = mount_of_pool();
-  LastEnd end{*clean == "1", *boot == this_boot, *durability == to_string(Durability::kPower)};
+  LastEnd end{*clean == "1", *boot == this_boot, *durability == to_string(Durability::kPower),
+              false, nullptr};
   // Mounted anew since (it may be an image that was cut off): the page cache is another.
   if (end.was_power && *mount != this_mount) end.same_boot = false;
   auto known_mark = catalog_->meta("without_clones");
@@ -528,6 +529,7 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     o.changed = r.changed;
     o.altered = r.altered ? Object::kRecorded : Object::kNot;
     o.finished = r.finished;
+    o.tracked = false;
     o.source_id = r.source_id;
     o.source = FileRef::from_handle(r.source_handle);
     o.pool_ino = r.pool_ino;
@@ -584,11 +586,13 @@ Status Core::load_objects(Session& s, const LastEnd& end) {
     auto& c = s.counters;
     const uint64_t track = s.track_size.bytes();
     for (uint64_t t = 0; t < r.column_count; ++t) {
+      const TrackBits changed = copied ? bits[t] & kChanged : 0;
+      bits[t] = durable_form(bits[t]);
       if (for_status && !is_possible(bits[t])) bits[t] = kOutside;
       if (copied && in_extent(bits[t])) bits[t] = on_drained(bits[t]);
       if (!is_possible(bits[t]))
         return Error{EUCLEAN, "its track table is damaged: impossible bits"};
-      column->bits[t].store(bits[t], std::memory_order_relaxed);
+      column->bits[t].store(bits[t] | changed, std::memory_order_relaxed);
       if (is_pending(bits[t])) {
         o.pending.fetch_add(1);
         c.tracks_pending.fetch_add(1);
@@ -708,7 +712,8 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   if (!drained) {
     if (auto status = keep_to_tree(*s, tree.get()); !status) return status;
   }
-  if (drained) return {};  // in its place: settle_trees()
+  // Its tree is in its place: settle_trees().
+  if (drained) return end.clean ? track_again(s) : Status();
 
   if (state == SessionState::kCopyInProgress) {
     if (end.power_cut() && !end.was_power)
@@ -762,6 +767,10 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   Object& root = s->objects.front();
   root.filter = s->root_filter.whole ? nullptr : &s->root_filter;
   if (s->previous != nullptr) inherit_from(*s, s->previous);
+  std::unordered_map<uint32_t, Object*> tracked;
+  if (end.before != nullptr)
+    for (auto& o : end.before->objects)
+      if (!o.gone && is_worth_tracking(o)) tracked[o.id] = &o;
   if (root.filter != nullptr) {
     if (auto status = set_filters(*s, root, s->root_filter); !status) return status;
   }
@@ -779,6 +788,8 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       continue;
     }
     sources_.attach(s, o);
+    const Object* was = nullptr;  // the object that knows which tracks were written since
+    if (const auto it = tracked.find(o.id); it != tracked.end()) was = it->second;
     if (refresh) {
       o.finished = false;
       o.times_set = false;
@@ -800,6 +811,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
                 same_time(st.st_ctim, mark->second.ctime) &&
                 static_cast<uint64_t>(st.st_size) == mark->second.size;
     }
+    trusted |= was != nullptr;
     // By users of a clone whose activation was never acknowledged: it is not theirs any more.
     if (o.altered.exchange(Object::kNot) != Object::kNot) {
       trusted = false;
@@ -808,6 +820,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     // Precopied is what a drained track is now.
     if (refresh && o.column != nullptr)
       change_bits(*s, o, {0, o.column->count}, is_drained, on_precopied);
+    if (trusted && was != nullptr) take_changed(*s, o, *end.before, *was);
     if (!trusted && o.column != nullptr) {
       change_bits(*s, o, {0, o.column->count}, is_precopied, on_precopy_write);
       o.compare = true;
@@ -826,6 +839,46 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
   if (status) status = batch.commit();
   if (status) rows_written(*s);
   return status;
+}
+
+// Attached anew, O is told of what is written from now on: what was before, WAS knows.
+void Core::take_changed(Session& s, Object& o, Session& before, const Object& was) {
+  std::vector<Extent> changed;
+  {
+    const std::lock_guard lock(before.object_lock(was));
+    for (uint64_t t = 0; t < was.column->count; ++t) {
+      if (!is_changed(was.column->at(t)) || !s.selected(t)) continue;
+      if (changed.empty() || changed.back().end() != t) changed.push_back({t, 0});
+      ++changed.back().count;
+    }
+  }
+  for (const Extent& extent : changed)
+    change_bits(s, o, extent, [](TrackBits b) { return !is_pending(b) || is_copying(b); }, on_recheck);
+}
+
+// A clone that is Copied, after a clean end: what was noted of its sources goes on, if these are what
+// they were then.
+Status Core::track_again(const SessionPtr& s) {
+  if (s->state.load() != SessionState::kCopied) return {};
+  auto marks = catalog_->marks(s->id);
+  if (!marks) return marks.error();
+  std::unordered_map<uint32_t, SourceMark> by_object;
+  for (const auto& m : *marks) by_object[m.object] = m;
+  for (auto& o : s->objects) {
+    const auto mark = by_object.find(o.id);
+    if (o.gone || o.column == nullptr || mark == by_object.end()) continue;
+    // Before it is looked at.
+    sources_.attach(s, o);
+    sources_.only_track(o);
+    const Fd source = open_source(o, O_PATH);
+    struct stat st{};
+    o.tracked = source && disk_.stat(source.get(), "", &st) == 0 &&
+                same_time(st.st_ctim, mark->second.ctime) &&
+                static_cast<uint64_t>(st.st_size) == mark->second.size &&
+                mark->second.column_base == o.column->base;
+    if (!is_worth_tracking(o)) detach(*s, o);
+  }
+  return {};
 }
 
 // After an unclean end the clone's file may have, of tracks that are pending, what was put there last
@@ -1019,6 +1072,25 @@ int Core::pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)
   return 0;
 }
 
+// For track_again(). What is not written is compared.
+Status Core::keep_changed(Session& s, Catalog::Batch& batch) {
+  for (auto& o : s.objects) {
+    if (o.gone || !o.only_tracked || !s.track_file) continue;
+    const Fd source = open_source(o, O_PATH);
+    struct stat st{};
+    if (!source || disk_.stat(source.get(), "", &st) < 0) continue;
+    std::vector<TrackBits> bits(o.column->count);
+    for (uint64_t t = 0; t < bits.size(); ++t)
+      bits[t] = durable_form(o.column->at(t)) | (o.column->at(t) & kChanged);
+    if (s.track_file.write(o.column->base, bits.data(), bits.size()) < 0) continue;
+    auto status =
+        batch.put_mark(s.id, {o.id, st.st_ctim, static_cast<uint64_t>(st.st_size), o.column->base});
+    if (!status) return status;
+  }
+  if (s.track_file && s.track_file.datasync() < 0) return batch.drop_marks(s.id);
+  return {};
+}
+
 Status Core::close() {
   {
     const std::lock_guard command(command_mutex_);
@@ -1056,9 +1128,7 @@ Status Core::close() {
   for (auto& [name, s] : sessions_) {
     const bool needs = s->before_activation() || s->active();
     needs_source |= needs;
-    // RECREATE in place reads that of a Copied one.
-    if (e == 0 && (needs || s->state.load() == SessionState::kCopied) && s->track_file)
-      e = s->track_file.datasync();
+    if (e == 0 && needs) e = s->track_file.datasync();
   }
   // The marks speak of the source's data, which programs may not have synced.
   if (e == 0 && needs_source) e = disk_.syncfs(source_dir_.get());
@@ -1067,6 +1137,7 @@ Status Core::close() {
   Status status = batch.clear_marks();
   for (const auto& s : all_sessions()) {
     if (status) status = put_rows(*s, batch);
+    if (status && s->state.load() == SessionState::kCopied) status = keep_changed(*s, batch);
     if (s->state.load() != SessionState::kCopyInProgress) continue;
     for (auto& o : s->objects) {
       if (o.gone || o.pending.load() == 0) continue;

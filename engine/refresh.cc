@@ -241,7 +241,6 @@ Status Core::refresh_in_place(const std::string& name) {
       const std::unique_lock lock(sessions_mutex_);
       sessions_.erase(name);
     }
-    detach_all(*s);
     status = settle_trees();
     auto rows = catalog_->sessions();
     if (!rows) return rows.error();
@@ -249,13 +248,15 @@ Status Core::refresh_in_place(const std::string& name) {
       if (row.id != s->id) continue;
       // What a power cut left of the tables of a clone that was Copied is anything.
       const bool good = power_cut_at_ns_ < nanoseconds(row.activated_at);
-      const LastEnd end = {good, good, power()};
+      const LastEnd end = {good, good, power(), false, s};
       if (status) status = load_session(row, end);
       const auto fresh = find(name);
       if (status && fresh->state.load() == SessionState::kFailed)
         status = Error{EIO, name + " cannot be refreshed: " + fresh->error};
       if (status) start_worker(fresh);
     }
+    // Until here it noted what was written.
+    detach_all(*s);
     if (!status) return status;
     events_.add("recreated " + name + " in place");
   }
@@ -362,7 +363,7 @@ void Core::replace_previous(const std::vector<SessionPtr>& sessions, const std::
     if (turn.name.empty() || !rows) continue;
     remove_track_files(turn.session->id);
     for (const auto& row : *rows)
-      if (status && row.id == turn.session->id) status = load_session(row, {true, true, power()});
+      if (status && row.id == turn.session->id) status = load_session(row, {true, true, power(), false, nullptr});
   }
   if (!status)
     events_.add("what was replaced could not all be put in its place (" + status.error().message +

@@ -140,6 +140,10 @@ struct Object {
   // Its file in the pool is the previous generation's too: it is not touched before the activation.
   // Guarded by the work mutex.
   bool inherited = false;
+  // Every write to its source since the consistency point is noted in its bits (kChanged). Of a session
+  // that is Copied it stays attached for that.
+  bool tracked = true;
+  std::atomic<bool> only_tracked{false};  // SourceMap's
   std::atomic<bool> named_twice{false};  // one name of its file is in another generation's tree
   bool row_dirty = false;               // is in Session::dirty_rows; guarded by rows_mutex
 

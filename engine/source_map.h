@@ -37,6 +37,10 @@ struct Source {
 class SourceMap {
  public:
   bool empty() const { return attached_.load(std::memory_order_acquire) == 0; }
+  // Whether all that are attached only have their changes noted: nobody waits for that.
+  bool only_tracked() const {
+    return attached_.load(std::memory_order_acquire) == tracked_.load(std::memory_order_acquire);
+  }
   uint64_t attach_epoch() const { return epoch_.load(std::memory_order_acquire); }
 
   std::optional<Source> find(SourceId id, Attachments* attachments) {
@@ -82,15 +86,30 @@ class SourceMap {
     epoch_.fetch_add(1, std::memory_order_acq_rel);
   }
 
-  // Returns the source when nobody is attached to it any more.
-  std::optional<Source> detach(const Object& object) {
+  // From now on only its changes are noted. Returns the source when nobody needs more of it.
+  std::optional<Source> only_track(Object& object) {
+    Shard& shard = shard_of(object.source_id);
+    const std::unique_lock lock(shard.mutex);
+    if (!object.only_tracked.exchange(true)) tracked_.fetch_add(1);
+    return needed(shard, object.source_id) ? std::nullopt : std::optional(source(shard, object.source_id));
+  }
+
+  // Returns the source when nobody needs anything of it any more.
+  std::optional<Source> detach(Object& object) {
     Shard& shard = shard_of(object.source_id);
     const std::unique_lock lock(shard.mutex);
     if (!shard.objects.remove(object)) return std::nullopt;
     shard.lists.erase(object.source_id);
     attached_.fetch_sub(1);
-    if (shard.objects.find(object.source_id) != nullptr) return std::nullopt;
-    return source(shard, object.source_id);
+    if (object.only_tracked.exchange(false)) tracked_.fetch_sub(1);
+    return needed(shard, object.source_id) ? std::nullopt : std::optional(source(shard, object.source_id));
+  }
+
+  // Whether somebody is attached who does not only have its changes noted.
+  bool needed(SourceId id) const {
+    const Shard& shard = shards_[index(id)];
+    const std::shared_lock lock(shard.mutex);
+    return needed(shard, id);
   }
 
   // Whether the source's hidden name exists. To be asked and said with the claim on Source::limbo.
@@ -120,12 +139,15 @@ class SourceMap {
   };
   static size_t index(SourceId id) { return (id * 0x9E3779B97F4A7C15u) >> 58; }
   Shard& shard_of(SourceId id) { return shards_[index(id)]; }
+  static bool needed(const Shard& shard, SourceId id) {
+    return shard.objects.find_if(id, [](const Object& o) { return !o.only_tracked; }) != nullptr;
+  }
   static Source source(Shard& shard, SourceId id) {
     return {id, {&shard.claims, id}, {&shard.limbo, id}};
   }
 
   std::array<Shard, 64> shards_;
-  std::atomic<uint64_t> attached_{0};
+  std::atomic<uint64_t> attached_{0}, tracked_{0};
   std::atomic<uint64_t> epoch_{0};
 };
 

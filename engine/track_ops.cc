@@ -135,6 +135,12 @@ void Core::mark_written(Session& s, Object& o, ByteRange range) {
   s.precopied.store(false);
 }
 
+void Core::note_changed(Session& s, Object& o, ByteRange range) {
+  if (!o.tracked || range.empty()) return;
+  change_bits(s, o, s.track_size.touched(range), [](TrackBits b) { return !is_changed(b); },
+              on_changed);  // in memory
+}
+
 void Core::note_table(Session& s, Object& o) {
   if (o.table_stale.exchange(true)) return;
   const std::lock_guard lock(s.stale_tables_mutex);

@@ -19,6 +19,9 @@ inline constexpr TrackBits kExtent = 32;    // the track is in an extent
 inline constexpr TrackBits kDurable = 64;   // what the clone shows of it survives a power cut; in
                                             // memory only
 
+inline constexpr TrackBits kChanged = 128;  // the source's track was written since the consistency point;
+                                            // on disk only between a clean end and the next start
+
 inline constexpr TrackBits kOutside = 0;                          // 000, a hole or not selected
 inline constexpr TrackBits kDone = kExtent;                       // 000
 inline constexpr TrackBits kPending = kExtent | kClonePb | kInd;  // 101
@@ -31,6 +34,7 @@ constexpr bool is_pending(TrackBits b) { return (b & kClonePb) != 0; }
 constexpr bool is_precopied(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == kPrecopyPb; }
 constexpr bool is_done(TrackBits b) { return (b & (kClonePb | kPrecopyPb)) == 0; }
 constexpr bool is_drained(TrackBits b) { return is_done(b) && (b & kExtent) != 0; }
+constexpr bool is_changed(TrackBits b) { return (b & kChanged) != 0; }
 constexpr bool in_extent(TrackBits b) { return (b & kExtent) != 0; }
 constexpr bool is_copying(TrackBits b) { return (b & kCopying) != 0; }
 
@@ -44,7 +48,7 @@ constexpr bool is_unsaved(TrackBits b) { return (b & (kExtent | kDurable)) == kE
 
 // What goes to disk.
 constexpr TrackBits durable_form(TrackBits b) {
-  return b & static_cast<TrackBits>(~(kCopying | kDurable));
+  return b & static_cast<TrackBits>(~(kCopying | kDurable | kChanged));
 }
 
 // --- transitions ---
@@ -66,7 +70,9 @@ constexpr TrackBits on_recheck(TrackBits) { return kRecopy; }
 constexpr TrackBits on_precopied(TrackBits) { return kPrecopied; }
 // After activation: copied by the copy program, COFW or clone access, or overwritten on the clone
 // side: 101 or 010 -> 000.
-constexpr TrackBits on_drained(TrackBits b) { return kDone | (b & kDurable); }
+constexpr TrackBits on_drained(TrackBits b) { return kDone | (b & (kDurable | kChanged)); }
+// Source write after activation: RECREATE copies the track.
+constexpr TrackBits on_changed(TrackBits b) { return b | kChanged; }
 // A checkpoint or the journal made what the clone shows of it durable.
 constexpr TrackBits on_durable(TrackBits b) { return b | kDurable; }
 // The track left the member (cut off, or found to be a hole) before activation.

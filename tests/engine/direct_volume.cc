@@ -93,6 +93,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.journal_limit = options_.journal_limit;
   options.no_clones = options_.no_clones;
   options.ctime_tick = options_.ctime_tick;
+  options.tracked_at_least = options_.tracked_at_least;
   return options;
 }
 

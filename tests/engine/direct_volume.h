@@ -76,7 +76,8 @@ class DirectVolume {
     std::chrono::milliseconds stall_limit{0};
     std::string boot;  // id of the boot; empty: the machine's
     bool no_clones = false;
-    std::chrono::nanoseconds ctime_tick{20'000'000};  // EngineOptions
+    std::chrono::nanoseconds ctime_tick{20'000'000};  // as in EngineOptions
+    uint64_t tracked_at_least = 16;
   };
   DirectVolume() : DirectVolume(Options{}) {}
   explicit DirectVolume(Where where) : DirectVolume(options_at(where)) {}

@@ -74,6 +74,7 @@ class ModelRun {
     DirectVolume::Options options;
     if (how.power_cuts || has_fine_ctimes()) options.ctime_tick = std::chrono::nanoseconds(1);
     options.where = how.where;
+    options.tracked_at_least = 1 + random_.below(4);
     if (random_.chance(30)) options.pool = Where::kMemory;
     if (how.power_cuts) {
       power_ = std::make_unique<PowerDisk>(seed);
