@@ -322,7 +322,10 @@ Status Core::take_pool() {
       if (auto status = remove_from_disk(row.id, row.name, row.aside); !status) return status;
       continue;
     }
-    names.insert(row.name);
+    // (Of one that is Copied it is in clones/; what has its name here was to follow it, and has no row.)
+    if (row.state != static_cast<int>(SessionState::kCopied) &&
+        row.state != static_cast<int>(SessionState::kTerminated))
+      names.insert(row.name);
     ids.insert(digests_name(row.id));
     if (row.state == static_cast<int>(SessionState::kTerminated)) continue;
     ids.insert(std::to_string(row.id));
