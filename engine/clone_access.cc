@@ -53,6 +53,15 @@ class CloneImpl final : public Clone {
                         : slot | kMadeInClone | (pool_ino & kNumberMask);
   }
 
+  void seen(uint64_t pool_ino, std::string_view handle) override {
+    Object* o = object(pool_ino);
+    if (o == nullptr || handle.empty() || o->clone.handle() == handle) return;
+    // Only the old handle's end proves it: file systems may have several for one object.
+    if (core_.open_clone(*o, O_PATH).get() != -ESTALE) return;
+    const std::unique_lock lock(session_->index_mutex);
+    session_->by_pool_ino.remove(*o);
+  }
+
   void present(struct stat* st) const override {
     Object* o = object(st->st_ino);
     st->st_ino = present_ino(st->st_ino);

@@ -282,6 +282,10 @@ class Clone {
   // (stable, unique in the clones mount), ctime, and mtime/atime while tracks are pending.
   virtual void present(struct stat* st) const = 0;
   virtual uint64_t present_ino(uint64_t pool_ino) const = 0;  // the same for readdir
+  // The object that has this number has this file handle. Where that is another than the member's, the
+  // clone's user removed the member, and the pool gave its number to a new object: from now on it is
+  // none of the member's. To be said before anything else is asked of an object that was looked up.
+  virtual void seen(uint64_t pool_ino, std::string_view handle) = 0;
   // The clone's user changed the object (data, attributes, names): from now on its own ctime shows.
   // TIMES: what utimensat set explicitly while tracks are pending, with UTIME_OMIT/UTIME_NOW.
   virtual void changed(uint64_t pool_ino, const timespec* times = nullptr) = 0;

@@ -36,6 +36,7 @@ int CloneTree::node_of(const std::shared_ptr<Clone>& clone, int fd, CloneNode** 
   if (const int e = space_.disk->stat(fd, "", &st); e != 0) return -e;
   detail::FileRef ref;
   if (const int e = detail::FileRef::of(space_, fd, &ref); e != 0) return -e;
+  clone->seen(st.st_ino, ref.handle());
   // A handle names the object and its generation; without one, the pinned object's number is its
   // own.
   // Generations may have a file in common.

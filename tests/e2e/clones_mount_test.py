@@ -222,6 +222,47 @@ class Clones(VolumeTest):
         self.assertEqual(v.status("x")["error"], None)
         self.assertNotIn("c", os.listdir(v.clone("x", "d/sub")))
 
+    def test_a_number_that_the_pool_gives_again(self):
+        """A new file is no member because it has the inode number that a removed one had in the pool."""
+        v = self.v
+        for i in range(20):
+            v.write(f"many/{i}", pattern(i, 3 * TRACK))
+        v.ctl("create c many")
+        v.stall("c")
+        v.ctl("activate c")
+        tree_ = v.pool("incomplete/c/many")
+        numbers = {os.stat(os.path.join(tree_, str(i))).st_ino for i in range(20)}
+        live = {os.stat(v.at(f"many/{i}")).st_ino for i in range(20)}
+        for i in range(20):
+            os.unlink(v.clone("c", f"many/{i}"))
+        again = []
+        for i in range(5000):
+            path = v.clone("c", f"many/new {i}")
+            with open(path, "wb") as file:
+                file.write(b"mine")
+                os.ftruncate(file.fileno(), 2 * TRACK)
+                if os.stat(os.path.join(tree_, f"new {i}")).st_ino in numbers:
+                    file.write(b" and more")
+                    os.fsync(file.fileno())
+                    again.append(path)
+            if len(again) == 5:
+                break
+        if not again:
+            self.skipTest("this file system does not give numbers again so soon")
+        for when in ("at once", "after a restart", "drained"):
+            for path in again:
+                with open(path, "rb") as file:
+                    self.assertEqual(file.read().rstrip(b"\0"), b"mine and more", when)
+                st = os.stat(path)
+                self.assertEqual(st.st_size, 2 * TRACK, when)
+                self.assertNotIn(st.st_ino & (1 << 47) - 1, live, when)
+                # Its own times: it is younger than the consistency point.
+                self.assertGreater(st.st_ctime_ns, os.stat(v.at("many")).st_ctime_ns, when)
+            if when == "at once":
+                v.remount()
+            elif when == "after a restart":
+                v.drain("c")
+
     def test_inode_numbers_are_stable(self):
         v = self.v
 
