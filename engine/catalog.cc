@@ -91,6 +91,13 @@ CREATE TABLE source_marks(session INTEGER, object INTEGER, ctime_s INTEGER, ctim
 // Came later: made where it is missing.
 constexpr const char* kGenerations =
     "CREATE TABLE IF NOT EXISTS generations(session INTEGER PRIMARY KEY, keep INTEGER, kept_of TEXT)";
+// Came later: made where they are missing.
+constexpr const char* kTimetable = R"(
+CREATE TABLE IF NOT EXISTS schedules(session INTEGER PRIMARY KEY, ttl INTEGER, precopy_at INTEGER,
+  activate_at INTEGER, missed TEXT);
+CREATE TABLE IF NOT EXISTS holds(session INTEGER, tag TEXT, since_s INTEGER, since_ns INTEGER,
+  PRIMARY KEY(session, tag)) WITHOUT ROWID;
+)";
 
 }  // namespace
 
@@ -137,6 +144,7 @@ Result<std::unique_ptr<Catalog>> Catalog::open(const std::string& file) {
                               "', this clonefs knows format " + kFormat +
                               "; use the clonefs that made it"};
   if (auto s = catalog->run(kGenerations); !s) return s.error();
+  if (auto s = catalog->run(kTimetable); !s) return s.error();
   return catalog;
 }
 
@@ -261,6 +269,29 @@ Status Catalog::objects(uint64_t session, const std::function<Status(ObjectRow)>
   }
   if (rc != SQLITE_DONE) return error("cannot read the members in the catalog");
   return {};
+}
+
+Result<std::vector<ScheduleRow>> Catalog::schedules() {
+  const std::lock_guard lock(mutex_);
+  Statement s(*this, "SELECT session, ttl, precopy_at, activate_at, missed FROM schedules");
+  std::vector<ScheduleRow> rows;
+  int rc;
+  while ((rc = s.step()) == SQLITE_ROW)
+    rows.push_back({static_cast<uint64_t>(s.number(0)), static_cast<uint64_t>(s.number(1)),
+                    s.number(2), s.number(3), s.bytes(4)});
+  if (rc != SQLITE_DONE) return error("cannot read the schedules in the catalog");
+  return rows;
+}
+
+Result<std::vector<HoldRow>> Catalog::holds() {
+  const std::lock_guard lock(mutex_);
+  Statement s(*this, "SELECT session, tag, since_s, since_ns FROM holds ORDER BY since_s, since_ns");
+  std::vector<HoldRow> rows;
+  int rc;
+  while ((rc = s.step()) == SQLITE_ROW)
+    rows.push_back({static_cast<uint64_t>(s.number(0)), s.bytes(1), s.time(2)});
+  if (rc != SQLITE_DONE) return error("cannot read the holds in the catalog");
+  return rows;
 }
 
 Result<std::vector<SourceMark>> Catalog::marks(uint64_t session) {
@@ -436,11 +467,42 @@ Status Catalog::Batch::drop_session(uint64_t session) {
   for (const char* sql : {"DELETE FROM objects WHERE session=?",
                           "DELETE FROM source_marks WHERE session=?",
                           "DELETE FROM generations WHERE session=?",
+                          "DELETE FROM schedules WHERE session=?",
+                          "DELETE FROM holds WHERE session=?",
                           "DELETE FROM sessions WHERE id=?"}) {
     if (auto s = Statement(catalog_, sql).bind(session).run("cannot write the catalog"); !s)
       return s;
   }
   return {};
+}
+
+Status Catalog::Batch::put_schedule(uint64_t session, uint64_t ttl_s, int64_t precopy_at,
+                                    int64_t activate_at, const std::string& missed) {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "INSERT OR REPLACE INTO schedules VALUES(?,?,?,?,?)")
+      .bind(session)
+      .bind(ttl_s)
+      .bind(precopy_at)
+      .bind(activate_at)
+      .text(missed)
+      .run("cannot write the schedule to the catalog");
+}
+
+Status Catalog::Batch::put_hold(uint64_t session, const std::string& tag, const timespec& since) {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "INSERT INTO holds VALUES(?,?,?,?)")
+      .bind(session)
+      .text(tag)
+      .bind(since)
+      .run("cannot write the hold to the catalog");
+}
+
+Status Catalog::Batch::drop_hold(uint64_t session, const std::string& tag) {
+  if (!begun_) return begun_;
+  return Statement(catalog_, "DELETE FROM holds WHERE session=? AND tag=?")
+      .bind(session)
+      .text(tag)
+      .run("cannot write the hold to the catalog");
 }
 
 Status Catalog::Batch::put_mark(uint64_t session, const SourceMark& mark) {
@@ -468,8 +530,12 @@ Status Catalog::Batch::clear_marks() {
 
 Status Catalog::Batch::drop_orphans() {
   if (!begun_) return begun_;
-  return Statement(catalog_, "DELETE FROM objects WHERE session NOT IN (SELECT id FROM sessions)")
-      .run("cannot write the catalog");
+  for (const char* sql : {"DELETE FROM objects WHERE session NOT IN (SELECT id FROM sessions)",
+                          "DELETE FROM schedules WHERE session NOT IN (SELECT id FROM sessions)",
+                          "DELETE FROM holds WHERE session NOT IN (SELECT id FROM sessions)"}) {
+    if (auto s = Statement(catalog_, sql).run("cannot write the catalog"); !s) return s;
+  }
+  return {};
 }
 
 static Result<unsigned> checked_slot(int64_t slot) {

@@ -67,6 +67,19 @@ struct SourceMark {
   uint64_t column_base = 0;  // the region whose bits go with it
 };
 
+struct ScheduleRow {
+  uint64_t session = 0;
+  uint64_t ttl_s = 0;
+  int64_t precopy_at = 0, activate_at = 0;  // seconds since 1970
+  std::string missed;
+};
+
+struct HoldRow {
+  uint64_t session = 0;
+  std::string tag;
+  timespec since{};
+};
+
 class Catalog {
   class Statement;
 
@@ -98,6 +111,10 @@ class Catalog {
     Status set_altered(uint64_t session, uint32_t object);
     Status drop_object(uint64_t session, uint32_t object);
     Status drop_session(uint64_t session);  // with its objects and marks
+    Status put_schedule(uint64_t session, uint64_t ttl_s, int64_t precopy_at, int64_t activate_at,
+                        const std::string& missed);
+    Status put_hold(uint64_t session, const std::string& tag, const timespec& since);
+    Status drop_hold(uint64_t session, const std::string& tag);
     Status put_mark(uint64_t session, const SourceMark& mark);
     Status drop_marks(uint64_t session);
     Status clear_marks();
@@ -117,6 +134,8 @@ class Catalog {
   Result<std::string> integrity();                    // "ok", or what SQLite finds first
   Result<std::vector<SessionRow>> sessions();
   Status objects(uint64_t session, const std::function<Status(ObjectRow)>& fn);
+  Result<std::vector<ScheduleRow>> schedules();
+  Result<std::vector<HoldRow>> holds();
   Result<std::vector<SourceMark>> marks(uint64_t session);
   // Number and handle in the pool of the root of its tree; 0: it has none.
   Result<std::pair<uint64_t, std::string>> root(uint64_t session);

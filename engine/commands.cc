@@ -84,6 +84,7 @@ Status Core::check_create(const CreateOptions& o) {
   if (o.precopy && o.activate)
     return Error{EINVAL, "a copy is active at once; use create --precopy, then activate"};
   if (auto status = check_selection(o.extents); !status) return status;
+  if (auto status = check_schedule(o); !status) return status;
   for (const auto& path : o.paths) {
     const auto names = names_along(path);
     if (!names) return names.error();
@@ -202,6 +203,14 @@ Status Core::prepare(const CreateOptions& o, const SessionPtr& previous, unsigne
     return status;
   }
   events_.add(what + "d " + s->name);
+  if (o.ttl_s != 0 || o.precopy_at != 0 || o.activate_at != 0) {
+    const std::lock_guard command(command_mutex_);
+    status = put_schedule(*s, {o.ttl_s, o.precopy_at, o.activate_at, {}, {}});
+    if (!status) {
+      (void)destroy(s);
+      return status;
+    }
+  }
   start_worker(s);
   state_changed();
   if (o.activate) {
@@ -209,7 +218,7 @@ Status Core::prepare(const CreateOptions& o, const SessionPtr& previous, unsigne
     if (!status && !s->active()) (void)remove({s->name}, true);
     return status;
   }
-  if (o.precopy) return precopy({s->name});
+  if (o.precopy && o.precopy_at == 0) return precopy({s->name});
   return {};
 }
 
@@ -478,6 +487,9 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
                                 ", not Copied; wait for it, or terminate it with --force, which " +
                                 (s->aside ? "drops it and leaves the generation before as it is"
                                           : "removes the incomplete clone")};
+      if (state != SessionState::kCopied) {
+        if (status = check_held(*s); !status) return status;
+      }
     }
     for (const auto& s : sessions) {
       if (s->state.load() != SessionState::kCopied) {
@@ -529,6 +541,9 @@ Status Core::remove(const std::vector<std::string>& names, bool force) {
       if (state != SessionState::kCopied && state != SessionState::kTerminated && !force)
         return Error{EBUSY, s->name + " is " + to_string(state) +
                                 "; `clonefs terminate --force " + s->name + "` removes it"};
+      status = check_held(*s);
+      if (status && s->previous != nullptr) status = check_held(*s->previous);
+      if (!status) return status;
     }
     for (const auto& s : sessions) {
       const auto previous = s->previous;
@@ -589,6 +604,7 @@ Status Core::remove_from_disk(uint64_t id, const std::string& name, bool aside) 
   Catalog::Batch batch(*catalog_);
   auto status = batch.drop_session(id);
   if (status) status = batch.commit();
+  if (status) timetable_.drop(id);
   return status;
 }
 
@@ -662,7 +678,7 @@ Status Core::wait(const std::string& name, Engine::Goal goal,
         if (goal == Engine::Goal::kPrecopied && s->precopied.load()) return {};
         break;
       case SessionState::kCreated:
-        if (goal == Engine::Goal::kPrecopied && !s->building)
+        if (goal == Engine::Goal::kPrecopied && !s->building && timetable_.of(s->id).precopy_at == 0)
           return Error{EINVAL, name + " is Created: precopy it first"};
         break;
     }

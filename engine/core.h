@@ -9,6 +9,7 @@
 //   commands.cc       CREATE, PRECOPY, ACTIVATE, TERMINATE, delete, wait
 //   recovery.cc       opening a pool, taking up its sessions, the clean end
 //   clone_access.cc   reading and writing activated clones
+//   timekeeping.cc    what happens by the clock; holds
 //   verify.cc         comparing a clone with its digests
 //   status.cc         what users see
 #pragma once
@@ -37,6 +38,7 @@
 #include "engine/pool_watch.h"
 #include "engine/session.h"
 #include "engine/source_map.h"
+#include "engine/timetable.h"
 
 namespace clonefs::detail {
 
@@ -109,6 +111,20 @@ class Core {
   Status set_rate(const std::string& name, uint64_t pace);
   Status wait(const std::string& name, Engine::Goal goal,
               std::optional<std::chrono::milliseconds> timeout);
+
+  // timekeeping.cc
+  Status hold_clone(const std::string& name, const std::string& tag);
+  Status release_clone(const std::string& name, const std::string& tag);
+  // EBUSY: somebody holds it.
+  Status check_held(const Session& s) const;
+  bool is_held(const Session& s) const { return !timetable_.of(s.id).holds.empty(); }
+  Status check_schedule(const CreateOptions& o);
+  Status put_schedule(const Session& s, const Schedule& schedule);
+  Status load_timetable();
+  // When something is to be done next, in seconds since 1970.
+  int64_t keep_time(const timespec& wall, std::chrono::nanoseconds since_boot);
+  void start_timekeeping();
+  void stop_timekeeping();
 
   // verify.cc
   Result<VerifyReport> verify(const std::string& name, const std::function<bool()>& cancelled);
@@ -274,6 +290,7 @@ class Core {
   Pace pace_;
   EventLog events_;
   PoolWatch pool_watch_;
+  Timetable timetable_;  // sessions that are listed: changed with the command mutex held
 
   // How data gets from the source to the pool, the best that these two can: found out by doing it. Only
   // the copy program asks.
@@ -409,6 +426,19 @@ class Core {
   Status find_pins(Session& s, int tree);
   int pin_tree(int dir, dev_t device, const std::function<int(int, uint64_t)>& fn);
   Status set_filters(Session& s, const Object& dir, const PathNode& node);
+
+  // timekeeping.cc
+  void timekeeping();
+  Status expire(const SessionPtr& s);
+  void settle(const SessionPtr& s, bool activation, const std::string& missed);
+  // Of keep_time(), which one thread calls: the clock and the time since boot, as seen last, in seconds.
+  std::optional<std::pair<int64_t, int64_t>> clock_seen_;
+  int64_t expiry_from_ = 0;  // since boot
+  std::map<uint64_t, std::string> expiry_error_;
+  std::thread timekeeper_;
+  std::mutex timekeeper_mutex_;
+  std::condition_variable timekeeper_wake_;
+  bool timekeeper_stop_ = false;  // guarded by timekeeper_mutex_
 
   // failures.cc
   int record_loss(const Session& s);

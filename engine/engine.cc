@@ -70,6 +70,12 @@ Status Engine::remove(const std::vector<std::string>& names, bool force) {
   return core_->remove(names, force);
 }
 Status Engine::resume(const std::vector<std::string>& names) { return core_->resume(names); }
+Status Engine::hold(const std::string& name, const std::string& tag) {
+  return core_->hold_clone(name, tag);
+}
+Status Engine::release(const std::string& name, const std::string& tag) {
+  return core_->release_clone(name, tag);
+}
 Status Engine::set_rate(const std::string& name, uint64_t bytes_per_s) {
   return core_->set_rate(name, bytes_per_s);
 }
@@ -124,6 +130,11 @@ bool Engine::step_read(const std::string& name) {
 bool Engine::step_finish(const std::string& name) {
   const auto s = core_->find(name);
   return s != nullptr && core_->step_finish(s);
+}
+
+void Engine::start_timekeeping() { core_->start_timekeeping(); }
+void Engine::keep_time(const timespec& wall, std::chrono::nanoseconds since_boot) {
+  core_->keep_time(wall, since_boot);
 }
 
 Status Engine::checkpoint() {

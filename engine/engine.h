@@ -89,6 +89,17 @@ struct CreateOptions {
   bool thin = false;               // don't ask whether the pool has room for all
   std::vector<ByteRange> extents;  // empty: whole files. Else: this part of each file
   std::optional<TrackSize> track_size;
+  // By the clock (seconds since 1970; 0: not): precopy begins, the session is activated, together with all
+  // others of that second. The clone is removed TTL_S seconds after its consistency point (0: never).
+  int64_t precopy_at = 0;
+  int64_t activate_at = 0;
+  uint64_t ttl_s = 0;
+};
+
+// Who keeps a clone from being removed.
+struct CloneHold {
+  std::string tag;
+  timespec since{};
 };
 
 // RECREATE: a new consistency point for the name and paths of a clone that is there.
@@ -99,6 +110,10 @@ struct RecreateOptions {
   // before can be read until then, and what changed lies beside it.
   bool in_place = false;
   unsigned keep = 0;  // older generations that are kept after the activation, as NAME.1, NAME.2 ...
+  // As CreateOptions has them. TTL_S: of the new generation; as that of the one before when it is not given.
+  int64_t precopy_at = 0;
+  int64_t activate_at = 0;
+  std::optional<uint64_t> ttl_s;
 };
 
 struct SessionStatus {
@@ -139,6 +154,11 @@ struct SessionStatus {
   uint64_t damaged = 0;            // what it found
   std::string transfer;            // how the copy program moves data: "write", "server", "share"
   uint64_t fence_ns = 0;           // how long the fence of its activation stood
+  uint64_t ttl_s = 0;              // as CreateOptions has them
+  timespec expires_at{};           // 0: never, or it is not activated yet
+  timespec precopy_at{}, activate_at{};
+  std::string missed;              // what was to be done at a time and was not, and why
+  std::vector<CloneHold> holds;
 };
 
 // The pool's file system, as it was looked at last (every second).
@@ -372,6 +392,10 @@ class Engine {
   Status remove(const std::vector<std::string>& names, bool force = false);
   // The copy programs that errors have paused go on; those that run are not held up.
   Status resume(const std::vector<std::string>& names);
+  // While somebody holds a clone nothing removes it: not delete, terminate with force, its ttl (EBUSY).
+  // EEXIST, ENOENT: TAG holds it already, does not hold it.
+  Status hold(const std::string& name, const std::string& tag);
+  Status release(const std::string& name, const std::string& tag);
   // PACE: bytes a second, kPaceMax, kPaceAuto.
   Status set_rate(const std::string& name, uint64_t pace);
   enum class Goal { kPrecopied, kCopied };
@@ -413,6 +437,11 @@ class Engine {
   bool step(const std::string& name);
   bool step_read(const std::string& name);
   bool step_finish(const std::string& name);
+
+  // From now on what is to happen by the clock happens. Once, when set_flush() and the like were called.
+  void start_timekeeping();
+  // One look at the clock: does what is due. SINCE_BOOT goes on whatever the clock is set to.
+  void keep_time(const timespec& wall, std::chrono::nanoseconds since_boot);
 
   // What the background does every few seconds with durability power.
   Status checkpoint();

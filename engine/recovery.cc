@@ -25,6 +25,7 @@ std::string current_boot() {
 }  // namespace
 
 Core::~Core() {
+  stop_timekeeping();
   {
     const std::lock_guard lock(housekeeper_mutex_);
     housekeeper_stop_ = true;
@@ -339,6 +340,7 @@ Status Core::take_pool() {
     if (row.state == kRemovingState) continue;
     if (auto status = load_session(row, end); !status) return status;
   }
+  if (auto status = load_timetable(); !status) return status;
   sweep_limbo();
   if (end.was_power || power()) {
     auto journal = Journal::open(disk_, journal_dir_.get(), options_.journal_limit,
@@ -1095,6 +1097,7 @@ Status Core::keep_changed(Session& s, Catalog::Batch& batch) {
 }
 
 Status Core::close() {
+  stop_timekeeping();
   {
     const std::lock_guard command(command_mutex_);
     const std::lock_guard lock(state_mutex_);

@@ -14,7 +14,8 @@
 //  R4  No generation is replaced while a file or directory of it is open. Who reads it is not given a
 //      mixture, and who has it open keeps what he opened.
 //
-// Older generations that are kept (NAME.1 ...) share nothing. With --in-place-refresh there is no next
+// Older generations that are kept (NAME.1 ...) share nothing. One that somebody holds is not replaced, and is
+// kept beyond the number that was asked for. With --in-place-refresh there is no next
 // generation: the session itself goes back to Created, as if it were found there at a mount.
 #include "engine/core.h"
 
@@ -166,7 +167,14 @@ Status Core::recreate(const RecreateOptions& o) {
       if (!s->kept_of.empty())
         return Error{EINVAL, s->name + " is an older generation of " + s->kept_of +
                                  "; recreate that one"};
+      // With --keep it stays, under another name.
+      if (o.keep == 0) {
+        if (status = check_held(*s); !status) return status;
+      }
       CreateOptions& create = next.emplace_back();
+      create.precopy_at = o.precopy_at;
+      create.activate_at = o.activate_at;
+      create.ttl_s = o.ttl_s.value_or(timetable_.of(s->id).ttl_s);
       create.name = s->name;
       create.paths = s->paths;
       create.extents = s->selection;
@@ -190,6 +198,9 @@ Status Core::recreate(const RecreateOptions& o) {
     const bool failed = s->state.load() == SessionState::kFailed;
     if (o.in_place && !failed) {
       status = refresh_in_place(s->name);
+      const std::lock_guard command(command_mutex_);
+      if (const auto fresh = find(s->name); status && fresh != nullptr)
+        status = put_schedule(*fresh, {next[i].ttl_s, o.precopy_at, o.activate_at, {}, {}});
     } else {
       // Nobody can read what is Failed: it makes room first.
       if (failed) status = remove({s->name}, true);
@@ -204,7 +215,7 @@ Status Core::recreate(const RecreateOptions& o) {
       if (const auto s = find(name); s != nullptr && s->aside) (void)terminate({name}, true);
     return status;
   }
-  if (o.precopy) return precopy(made);
+  if (o.precopy && o.precopy_at == 0) return precopy(made);
   return {};
 }
 
@@ -280,13 +291,14 @@ std::vector<Core::Turn> Core::turns(const Session& s) const {
   // Each takes the next number, up to the first one that is free.
   SessionPtr turned = s.previous;
   for (unsigned number = 1; turned != nullptr; ++number) {
-    turns.push_back({turned, number > s.keep ? "" : kept_name(s.name, number)});
+    const bool stays = number <= s.keep || (number > 1 && is_held(*turned));
+    turns.push_back({turned, stays ? kept_name(s.name, number) : ""});
     const auto it = kept.find(number);
     turned = it == kept.end() ? nullptr : it->second;
     if (it != kept.end()) kept.erase(it);
   }
   for (const auto& [number, other] : kept)
-    if (number > s.keep) turns.push_back({other, ""});
+    if (number > s.keep && !is_held(*other)) turns.push_back({other, ""});
   std::reverse(turns.begin(), turns.end());
   return turns;
 }
@@ -297,6 +309,7 @@ Result<std::vector<Core::Turn>> Core::begin_replacing(const std::vector<SessionP
   for (const auto& s : sessions) {
     for (auto& turn : turns(*s)) {
       turn.session->replaced = turn.session->frozen = true;
+      if (status && turn.name.empty()) status = check_held(*turn.session);
       if (status && !turn.name.empty()) {
         // It is read again under its new name.
         const std::lock_guard work(turn.session->work_mutex);

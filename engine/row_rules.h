@@ -20,6 +20,9 @@ inline constexpr uint64_t kMaxTracks = uint64_t{1} << 31;
 inline constexpr unsigned kMaxSlot = 65535;
 // Generations of a name, besides the one that is shown.
 inline constexpr unsigned kMaxKept = 1000;
+// Of a schedule, in seconds; of holds of one clone.
+inline constexpr uint64_t kMaxTtl = uint64_t{100} * 366 * 86400;
+inline constexpr size_t kMaxHolds = 64;
 // In the catalog only: the session and its clone are being taken away.
 inline constexpr int kRemovingState = 100;
 

@@ -98,6 +98,18 @@ Result<SessionStatus> Core::status(const std::string& name) const {
     r.eta_s = static_cast<int64_t>(r.tracks_pending * r.track_size / r.rate_bytes_per_s);
   }
   if (r.state != SessionState::kTerminated) r.sessions.push_back(s->column_id);
+  Schedule schedule = timetable_.of(s->id);
+  r.ttl_s = schedule.ttl_s;
+  if (r.ttl_s != 0 && r.activated_at.tv_sec != 0) {
+    r.expires_at = r.activated_at;
+    r.expires_at.tv_sec += static_cast<time_t>(r.ttl_s);
+  }
+  r.precopy_at.tv_sec = schedule.precopy_at;
+  r.activate_at.tv_sec = schedule.activate_at;
+  r.missed = std::move(schedule.missed);
+  const auto previous = shown(name);  // what the name shows is what is held
+  r.holds = previous == nullptr || previous == s ? std::move(schedule.holds)
+                                                 : timetable_.of(previous->id).holds;
   Object* last = nullptr;
   uint64_t track = 0;
   {

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 
 #include "fs/words.h"
@@ -49,6 +50,18 @@ TrackSize track_size_of(const std::string& text) {
   return TrackSize(bytes);
 }
 
+uint64_t duration_of(const std::string& text) {
+  const auto duration = parse_duration(text);
+  if (!duration) refuse(duration.error().message);
+  return *duration;
+}
+
+int64_t moment_of(const std::string& text) {
+  const auto moment = parse_moment(text, ::time(nullptr));
+  if (!moment) refuse(moment.error().message);
+  return *moment;
+}
+
 std::chrono::milliseconds seconds_of(const std::string& text) {
   char* end = nullptr;
   const double seconds = std::strtod(text.c_str(), &end);
@@ -61,7 +74,7 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
 constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kRecreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
                            Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
                            Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume,
-                           Verb::kVerify, Verb::kMap};
+                           Verb::kVerify, Verb::kMap,     Verb::kHold,     Verb::kRelease};
 
 bool is_verb(const std::string& word) {
   return std::any_of(std::begin(kVerbs), std::end(kVerbs),
@@ -140,6 +153,10 @@ const char* to_string(Verb verb) {
       return "verify";
     case Verb::kMap:
       return "map";
+    case Verb::kHold:
+      return "hold";
+    case Verb::kRelease:
+      return "release";
   }
   return "?";
 }
@@ -157,6 +174,13 @@ std::string format_command(const Command& command) {
   if (create.nocopy) words.emplace_back("--nocopy");
   if (create.thin) words.emplace_back("--thin");
   if (create.pace != kPaceAuto) words.push_back("--pace=" + pace_word(create.pace));
+  const uint64_t ttl_s = create.ttl_s != 0 ? create.ttl_s : command.recreate.ttl_s.value_or(0);
+  if (ttl_s != 0 || command.recreate.ttl_s)
+    words.push_back("--ttl=" + (ttl_s == 0 ? "never" : format_duration(ttl_s)));
+  const int64_t precopy_at = std::max(create.precopy_at, command.recreate.precopy_at);
+  if (precopy_at != 0) words.push_back("--precopy-at=" + format_moment(precopy_at));
+  const int64_t activate_at = std::max(create.activate_at, command.recreate.activate_at);
+  if (activate_at != 0) words.push_back("--activate-at=" + format_moment(activate_at));
   for (const ByteRange& range : create.extents) {
     words.push_back("--extent=" + std::to_string(range.offset) + ":" +
                     std::to_string(range.length));
@@ -177,6 +201,7 @@ std::string format_command(const Command& command) {
   if (!create.name.empty()) words.push_back(create.name);
   words.insert(words.end(), create.paths.begin(), create.paths.end());
   words.insert(words.end(), command.names.begin(), command.names.end());
+  if (!command.tag.empty()) words.push_back(command.tag);
   if (command.verb == Verb::kRate) {
     words.push_back(pace_word(command.rate));
   }
@@ -233,14 +258,27 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
         "--track-size",
         [&create](const std::string& text) { create.track_size = track_size_of(text); },
         "a power of two from 4K to 16M");
+    sub->add_option_function<std::string>(
+        "--ttl", [&create](const std::string& text) { create.ttl_s = duration_of(text); },
+        "the clone is removed so long after its consistency point, unless somebody holds it: 36h, 7d");
   };
   const auto force = [&](CLI::App* sub, const char* what) {
     sub->add_flag("--force", draft.force, what);
   };
 
+  const auto times = [&](CLI::App* of, int64_t* precopy_at, int64_t* activate_at) {
+    of->add_option_function<std::string>(
+        "--precopy-at", [precopy_at](const std::string& text) { *precopy_at = moment_of(text); },
+        "begin with that at this time: 2026-11-27T02:00:00Z, 02:00 (local, the next one), +30m");
+    of->add_option_function<std::string>(
+        "--activate-at", [activate_at](const std::string& text) { *activate_at = moment_of(text); },
+        "take the consistency point at this time; clones of the same second have one together");
+  };
+
   CLI::App* sub = add(Verb::kCreate, "Prepare a clone: check the selection and build its skeleton");
   selection(sub);
   sub->add_flag("--precopy", create.precopy, "begin to copy before the activation");
+  times(sub, &create.precopy_at, &create.activate_at);
 
   sub = add(Verb::kRecreate,
             "Prepare the next generation of clones: the same names and paths, of which only what changed "
@@ -254,6 +292,13 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
          "--keep", [&draft](const std::string& text) { draft.recreate.keep = kept_of(text); },
          "at the activation keep so many older generations, as NAME.1 (the one before), NAME.2 ...")
       ->type_name("N");
+  times(sub, &draft.recreate.precopy_at, &draft.recreate.activate_at);
+  sub->add_option_function<std::string>(
+      "--ttl", [&draft](const std::string& text) {
+        draft.recreate.ttl_s = text == "never" ? 0 : duration_of(text);
+      },
+      "of this generation: it is removed so long after its consistency point, or never; default: as the one "
+      "before");
 
   sub = add(Verb::kPrecopy, "Begin to copy created sessions before their activation");
   names(sub, "sessions")->required();
@@ -334,6 +379,15 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
     CLI::Option* watch = sub->add_flag("--watch", draft.watch, "go on showing until everything is copied");
     sub->add_option("--svg", draft.svg, "write the picture to this file")->excludes(watch);
   }
+
+  const auto tag = [&](CLI::App* of) {
+    one_name(of);
+    of->add_option("TAG", draft.tag, "who holds it: a word of your own, as the name of a session")
+        ->required()
+        ->check(name_check);
+  };
+  tag(add(Verb::kHold, "Keep a clone from being removed, until it is released"));
+  tag(add(Verb::kRelease, "End a hold"));
 }
 
 std::vector<std::string> protect_words(std::vector<std::string> words) {

@@ -35,6 +35,8 @@ enum class Verb {
   kResume,
   kVerify,
   kMap,
+  kHold,
+  kRelease,
 };
 
 const char* to_string(Verb verb);
@@ -44,6 +46,7 @@ struct Command {
   std::vector<std::string> names;  // sessions; extents: one session or path
   CreateOptions create;            // create, copy; the name is there
   RecreateOptions recreate;        // recreate; the names are in NAMES
+  std::string tag;                 // hold, release
   bool json = false;
   size_t cells = 2048;  // of verb map
   // The command line's alone.

@@ -15,8 +15,13 @@ namespace {
 constexpr std::chrono::milliseconds kWaitSlice{200};
 
 std::string one_line(const SessionStatus& s) {
-  return s.name + ": " + to_string(s.state) + ", " + std::to_string(s.files) +
-         (s.files == 1 ? " file, " : " files, ") + format_size(s.bytes_total) + "\n";
+  std::string text = s.name + ": " + to_string(s.state) + ", " + std::to_string(s.files) +
+                     (s.files == 1 ? " file, " : " files, ") + format_size(s.bytes_total);
+  if (s.precopy_at.tv_sec != 0) text += ", precopy at " + format_moment(s.precopy_at.tv_sec);
+  if (s.activate_at.tv_sec != 0) text += ", activation at " + format_moment(s.activate_at.tv_sec);
+  if (s.expires_at.tv_sec != 0) text += ", until " + format_moment(s.expires_at.tv_sec);
+  for (const CloneHold& hold : s.holds) text += ", held by " + hold.tag;
+  return text + "\n";
 }
 
 }  // namespace
@@ -46,6 +51,10 @@ Result<std::string> CommandExecutor::execute(Command command,
       return after(engine_.set_rate(command.names.front(), command.rate), command, command.names);
     case Verb::kResume:
       return after(engine_.resume(command.names), command, command.names);
+    case Verb::kHold:
+      return after(engine_.hold(command.names.front(), command.tag), command, command.names);
+    case Verb::kRelease:
+      return after(engine_.release(command.names.front(), command.tag), command, command.names);
     case Verb::kStatus:
     case Verb::kList:
       return show_status(command);

@@ -134,6 +134,14 @@ Json to_json(const SessionStatus& s) {
   json["verified_at"] = time_json(s.verified_at);
   json["damaged"] = s.verified_at.tv_sec == 0 ? Json(nullptr) : Json(s.damaged);
   json["fence_ns"] = s.fence_ns;
+  json["ttl_s"] = s.ttl_s == 0 ? Json(nullptr) : Json(s.ttl_s);
+  json["expires_at"] = time_json(s.expires_at);
+  json["precopy_at"] = time_json(s.precopy_at);
+  json["activate_at"] = time_json(s.activate_at);
+  json["missed"] = s.missed.empty() ? Json(nullptr) : Json(s.missed);
+  json["holds"] = Json::array();
+  for (const CloneHold& hold : s.holds)
+    json["holds"].push_back({{"tag", hold.tag}, {"since", time_json(hold.since)}});
   return json;
 }
 
@@ -159,6 +167,8 @@ std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
   std::string text = table(rows);
   for (const SessionStatus& s : sessions) {
     if (shown(s, all) && !s.error.empty()) text += s.name + ": " + printable(s.error) + "\n";
+    if (shown(s, all) && !s.missed.empty())
+      text += s.name + ": missed: " + printable(s.missed) + "\n";
   }
   return text;
 }
@@ -220,6 +230,17 @@ std::string status_details(const SessionStatus& s) {
                                     (s.damaged == 0 ? "no damage" : std::to_string(s.damaged) +
                                                                         " findings of damage")});
   }
+  if (s.precopy_at.tv_sec != 0) rows.push_back({"precopy at", format_moment(s.precopy_at.tv_sec)});
+  if (s.activate_at.tv_sec != 0)
+    rows.push_back({"activation at", format_moment(s.activate_at.tv_sec)});
+  if (!s.missed.empty()) rows.push_back({"missed", printable(s.missed)});
+  if (s.ttl_s != 0) {
+    rows.push_back({"expires", s.expires_at.tv_sec != 0
+                                   ? format_moment(s.expires_at.tv_sec)
+                                   : format_duration(s.ttl_s) + " after its activation"});
+  }
+  for (const CloneHold& hold : s.holds)
+    rows.push_back({"held by", printable(hold.tag) + ", since " + moment(hold.since)});
   if (!s.error.empty()) rows.push_back({"error", printable(s.error)});
   return table(rows);
 }

@@ -608,6 +608,7 @@ int VolumeServer::run() {
   if (!flusher_)
     spdlog::info("not an I/O flusher (that needs CAP_SYS_RESOURCE): when the machine is short of memory, "
                  "the daemon may wait for pages that are written back through it");
+  engine_->start_timekeeping();
   report_.ready(executor_->info());
   if (!options_.foreground) {
     // Whoever started us may wait for the end of these.

@@ -1,6 +1,8 @@
 #include "fs/words.h"
 
 #include <cstdio>
+#include <cstring>
+#include <ctime>
 #include <limits>
 
 namespace clonefs {
@@ -170,6 +172,146 @@ Result<uint64_t> parse_size(std::string_view text) {
 
 std::string count_word(uint64_t count, const std::string& word) {
   return std::to_string(count) + " " + word + (count == 1 ? "" : "s");
+}
+
+namespace {
+
+struct DurationUnit {
+  char letter;
+  uint64_t seconds;
+};
+constexpr DurationUnit kDurationUnits[] = {
+    {'w', 7 * 86400}, {'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+constexpr uint64_t kMaxDuration = uint64_t{100} * 365 * 86400;
+
+// NUMBER digits of TEXT from *AT on; -1: they are not there.
+int digits(std::string_view text, size_t* at, size_t number) {
+  int value = 0;
+  for (size_t i = 0; i < number; i++, (*at)++) {
+    if (*at >= text.size() || text[*at] < '0' || text[*at] > '9') return -1;
+    value = value * 10 + (text[*at] - '0');
+  }
+  return value;
+}
+
+bool take(std::string_view text, size_t* at, std::string_view any_of) {
+  if (*at >= text.size() || any_of.find(text[*at]) == std::string_view::npos) return false;
+  (*at)++;
+  return true;
+}
+
+}  // namespace
+
+Result<uint64_t> parse_duration(std::string_view text) {
+  const Error bad{EINVAL, "'" + std::string(text) + "' is not a duration. Write whole numbers with s, m, "
+                              "h, d or w: 90s, 36h, 7d, 1d12h."};
+  uint64_t total = 0;
+  size_t at = 0;
+  while (at < text.size()) {
+    uint64_t value = 0;
+    const size_t begin = at;
+    for (; at < text.size() && text[at] >= '0' && text[at] <= '9'; at++) {
+      value = value * 10 + static_cast<uint64_t>(text[at] - '0');
+      if (value > kMaxDuration) return bad;
+    }
+    if (at == begin || at == text.size()) return bad;
+    uint64_t unit = 0;
+    for (const DurationUnit& u : kDurationUnits)
+      if (u.letter == text[at]) unit = u.seconds;
+    at++;
+    if (unit == 0) return bad;
+    total += value * unit;
+    if (total > kMaxDuration) return bad;
+  }
+  if (total == 0) return bad;
+  return total;
+}
+
+std::string format_duration(uint64_t seconds) {
+  std::string text;
+  for (const DurationUnit& u : kDurationUnits) {
+    // Weeks are for those who think in them: 14d is read more easily.
+    if (u.letter == 'w' || seconds < u.seconds) continue;
+    text += std::to_string(seconds / u.seconds) + u.letter;
+    seconds %= u.seconds;
+  }
+  return text.empty() ? "0s" : text;
+}
+
+std::string format_moment(int64_t seconds) {
+  tm broken{};
+  const time_t time = seconds;
+  gmtime_r(&time, &broken);
+  char text[40];
+  strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &broken);
+  return text;
+}
+
+Result<int64_t> parse_moment(std::string_view text, int64_t now) {
+  const Error bad{EINVAL, "'" + std::string(text) + "' is not a time. Write 2026-11-27T02:00:00Z (or "
+                              "+01:00, or without a zone for the local time), 02:00 for the next time "
+                              "that the clock shows it, or +30m for half an hour from now."};
+  if (!text.empty() && text[0] == '+') {
+    const auto duration = parse_duration(text.substr(1));
+    if (!duration) return bad;
+    return now + static_cast<int64_t>(*duration);
+  }
+  tm broken{};
+  const time_t time = now;
+  localtime_r(&time, &broken);
+  size_t at = 0;
+  const bool dated = text.size() > 4 && text[4] == '-';
+  if (dated) {
+    broken.tm_year = digits(text, &at, 4) - 1900;
+    if (!take(text, &at, "-")) return bad;
+    broken.tm_mon = digits(text, &at, 2) - 1;
+    if (!take(text, &at, "-")) return bad;
+    broken.tm_mday = digits(text, &at, 2);
+    if (!take(text, &at, "Tt ")) return bad;
+    if (broken.tm_year < 70 || broken.tm_mon < 0 || broken.tm_mon > 11 || broken.tm_mday < 1) return bad;
+  }
+  broken.tm_hour = digits(text, &at, 2);
+  if (!take(text, &at, ":")) return bad;
+  broken.tm_min = digits(text, &at, 2);
+  broken.tm_sec = 0;
+  if (take(text, &at, ":")) broken.tm_sec = digits(text, &at, 2);
+  if (broken.tm_hour < 0 || broken.tm_hour > 23 || broken.tm_min < 0 || broken.tm_min > 59 ||
+      broken.tm_sec < 0 || broken.tm_sec > 59)
+    return bad;
+  const int day = broken.tm_mday, month = broken.tm_mon;
+  broken.tm_isdst = -1;
+  int64_t seconds = 0;
+  if (at == text.size()) {
+    seconds = ::mktime(&broken);
+    if (!dated && seconds <= now) {
+      broken.tm_mday++;
+      broken.tm_isdst = -1;
+      seconds = ::mktime(&broken);
+    }
+  } else {
+    int64_t zone = 0;
+    if (!dated) return bad;
+    if (take(text, &at, ".") && digits(text, &at, 1) < 0) return bad;
+    while (at < text.size() && text[at] >= '0' && text[at] <= '9') at++;  // fractions of a second
+    if (!take(text, &at, "Zz")) {
+      const bool west = at < text.size() && text[at] == '-';
+      if (!take(text, &at, "+-")) return bad;
+      const int hours = digits(text, &at, 2);
+      if (!take(text, &at, ":")) return bad;
+      const int minutes = digits(text, &at, 2);
+      if (hours < 0 || hours > 23 || minutes < 0 || minutes > 59) return bad;
+      zone = (west ? -1 : 1) * (hours * 3600 + minutes * 60);
+    }
+    if (at != text.size()) return bad;
+    seconds = ::timegm(&broken) - zone;
+  }
+  // The 31st of a month that has none.
+  if (dated && (broken.tm_mday != day || broken.tm_mon != month)) return bad;
+  if (seconds <= now) {
+    return Error{EINVAL, "'" + std::string(text) + "' is past: it is " + format_moment(now) +
+                             " now. Write a later time, or +30m for half an hour from now."};
+  }
+  return seconds;
 }
 
 std::string format_size(uint64_t bytes) {

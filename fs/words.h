@@ -34,6 +34,19 @@ Result<uint64_t> parse_size(std::string_view text);
 // "1 track", "2 tracks".
 std::string count_word(uint64_t count, const std::string& word);
 
+// "90s", "30m", "36h", "7d", "2w", "1d12h": whole numbers with a unit each, in seconds. EINVAL otherwise,
+// for 0, and above 100 years.
+Result<uint64_t> parse_duration(std::string_view text);
+// "36h", "7d": so that parse_duration() reads it as the same.
+std::string format_duration(uint64_t seconds);
+
+// A moment in the future of NOW, both in seconds since 1970: RFC 3339 ("2026-11-27T02:00:00Z"; without a
+// zone the local one; without seconds; without a date the next time that the clock shows it), or "+30m".
+// EINVAL, also when it is past: says what to write.
+Result<int64_t> parse_moment(std::string_view text, int64_t now);
+// "2026-11-27T02:00:00Z"
+std::string format_moment(int64_t seconds);
+
 // "1.5 GiB", for people.
 std::string format_size(uint64_t bytes);
 

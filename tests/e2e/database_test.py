@@ -102,9 +102,9 @@ class Databases(VolumeTest):
             v.stall(name)
             known = self.activate(name)
             self.wait_for_more(3)
+            wait_for(lambda n=name: v.status(n)["cofw_tracks"] > 0, "tracks are copied on first write")
             with self.subTest(clone=name, when="draining"):
                 check(name, known)
-            self.assertGreater(v.status(name)["cofw_tracks"], 0)
             v.drain(name)
             v.ctl(f"delete --force {name}")
             # As it was drained, without anybody looking before.

@@ -88,6 +88,8 @@ def script_of(section):
 
 WORLD = r"""
 set -e
+volumes() { awk '/ - fuse\.clonefs/ { print $5 }' /proc/self/mountinfo; }
+for at in $(volumes | tac); do umount -l "$at"; done  # what others have mounted, here only
 for place in /srv /mnt /backup "$HOME"; do
   mkdir -p "$BASE/$place" "$place"
   mount --bind "$BASE/$place" "$place"
@@ -96,7 +98,7 @@ cd
 bash -euE -o pipefail -c 'trap "echo \"@@@ failed in the block at line \$LINE: \$BASH_COMMAND\"" ERR
 source "$BASE/script"' && code=0 || code=$?
 cd /
-for at in $(awk '$9 == "fuse.clonefs" || $10 == "fuse.clonefs" { print $5 }' /proc/self/mountinfo); do
+for at in $(awk '/ - fuse\.clonefs / { print $5 }' /proc/self/mountinfo); do
   clonefs umount "$at" || code=1
 done
 exit $code
@@ -178,7 +180,7 @@ def update(path, program):
                 continue
             new = []
             for command, _ in commands(block):
-                new += ["$ " + command, *(line for line in next(printed) if line)]
+                new += ["$ " + command, *"\n".join(next(printed)).rstrip("\n").split("\n")]
             at = block.line - 1 + offset
             lines[at:at + len(block.text)] = new
             offset += len(new) - len(block.text)

@@ -162,7 +162,9 @@ TEST(Command, FormatIsReadBack) {
        {"create db1 a 'b c' . --precopy --thin --extent 0:64K --track-size 1M", "copy x -- -a '*'",
         "precopy a b", "activate a", "status", "status a --json", "list", "wait a --for precopied",
         "wait a --timeout 0.25", "terminate a b --force", "delete a", "extents d/f", "rate a 1K",
-        "rate a unlimited", "rate a auto", "copy a . --pace=7", "copy a . --pace=max", "resume a b", "verify a --json", "copy x --nocopy 'it'\\''s'"}) {
+        "rate a unlimited", "rate a auto", "copy a . --pace=7", "copy a . --pace=max", "resume a b", "verify a --json", "hold a x", "release a x",
+        "copy a . --ttl 7d", "create a . --precopy-at +30m --activate-at +1h --ttl 36h",
+        "recreate a b --ttl never --keep 2 --activate-at +1h", "recreate a --ttl 1d12h", "copy x --nocopy 'it'\\''s'"}) {
     const std::string text = format_command(parsed(line));
     EXPECT_EQ(format_command(parsed(text)), text) << line;
     EXPECT_EQ(parsed(text).create.paths, parsed(line).create.paths);
@@ -170,6 +172,9 @@ TEST(Command, FormatIsReadBack) {
     EXPECT_EQ(parsed(text).timeout, parsed(line).timeout);
     EXPECT_EQ(parsed(text).rate, parsed(line).rate);
     EXPECT_EQ(parsed(text).create.pace, parsed(line).create.pace);
+    EXPECT_EQ(parsed(text).tag, parsed(line).tag);
+    EXPECT_EQ(parsed(text).create.ttl_s, parsed(line).create.ttl_s);
+    EXPECT_EQ(parsed(text).recreate.ttl_s, parsed(line).recreate.ttl_s);
   }
 }
 

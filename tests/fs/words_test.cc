@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+#include <cstdlib>
+#include <ctime>
+
 namespace clonefs {
 namespace {
 
@@ -54,6 +58,73 @@ TEST(Words, RefusesWhatIsNoLine) {
     EXPECT_FALSE(words.error().message.empty());
   }
   EXPECT_TRUE(split_words(std::string(kMaxLine, 'a')));
+}
+
+TEST(Words, Durations) {
+  const struct {
+    const char* text;
+    uint64_t seconds;
+    const char* again;
+  } table[] = {{"90s", 90, "1m30s"},  {"30m", 1800, "30m"},           {"36h", 129600, "1d12h"},
+               {"7d", 604800, "7d"},  {"2w", 1209600, "14d"},         {"1d12h", 129600, "1d12h"},
+               {"1s", 1, "1s"},       {"5200w", 3144960000, "36400d"}};
+  for (const auto& row : table) {
+    const auto seconds = parse_duration(row.text);
+    ASSERT_TRUE(seconds) << row.text;
+    EXPECT_EQ(*seconds, row.seconds) << row.text;
+    EXPECT_EQ(format_duration(*seconds), row.again);
+    EXPECT_EQ(*parse_duration(format_duration(*seconds)), *seconds);
+  }
+  for (const char* text : {"", "7", "d", "0s", "-1d", "1.5h", "1y", "1h 2m", "7D", "99999999999999999999d", "36501d",
+                           "never"}) {
+    const auto seconds = parse_duration(text);
+    EXPECT_FALSE(seconds) << text;
+    EXPECT_EQ(seconds ? 0 : seconds.error().code, EINVAL);
+  }
+}
+
+TEST(Words, Moments) {
+  ::setenv("TZ", "UTC", 1);
+  ::tzset();
+  const int64_t now = 1764244800;  // 2025-11-27T12:00:00Z
+  const struct {
+    const char* text;
+    const char* moment;
+  } table[] = {{"+30m", "2025-11-27T12:30:00Z"},
+               {"+1d12h", "2025-11-29T00:00:00Z"},
+               {"13:00", "2025-11-27T13:00:00Z"},
+               {"12:00", "2025-11-28T12:00:00Z"},
+               {"02:00", "2025-11-28T02:00:00Z"},
+               {"02:00:30", "2025-11-28T02:00:30Z"},
+               {"2025-12-01T02:00:00Z", "2025-12-01T02:00:00Z"},
+               {"2025-12-01T02:00:00.5Z", "2025-12-01T02:00:00Z"},
+               {"2025-12-01T02:00Z", "2025-12-01T02:00:00Z"},
+               {"2025-12-01 02:00", "2025-12-01T02:00:00Z"},
+               {"2025-12-01T02:00:00+01:00", "2025-12-01T01:00:00Z"},
+               {"2025-12-01T02:00:00-05:30", "2025-12-01T07:30:00Z"},
+               {"2028-02-29T00:00:00Z", "2028-02-29T00:00:00Z"}};
+  for (const auto& row : table) {
+    const auto moment = parse_moment(row.text, now);
+    ASSERT_TRUE(moment) << row.text << ": " << moment.error().message;
+    EXPECT_EQ(format_moment(*moment), row.moment) << row.text;
+  }
+  for (const char* text :
+       {"", "soon", "+", "+5", "24:00", "12:60", "1:00", "12", "2025-12-01", "2025-13-01T00:00:00Z",
+        "2027-02-29T00:00:00Z", "2025-12-01T02:00:00X", "2025-12-01T02:00:00+1:00",
+        "02:00Z", "2025-12-01T02:00:00Z x", "2025-11-27T12:00:00Z", "2025-11-27T11:59:59Z"}) {
+    const auto moment = parse_moment(text, now);
+    EXPECT_FALSE(moment) << text;
+  }
+  EXPECT_NE(parse_moment("2025-11-27T11:00:00Z", now).error().message.find("is past"), std::string::npos);
+  // Where clocks are put forward and back in the night.
+  ::setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
+  ::tzset();
+  const auto night = parse_moment("2026-03-29T04:00", now);
+  ASSERT_TRUE(night);
+  EXPECT_EQ(format_moment(*night), "2026-03-29T02:00:00Z");
+  EXPECT_EQ(format_moment(*parse_moment("04:00", *night - 6 * 3600)), "2026-03-29T02:00:00Z");
+  ::setenv("TZ", "UTC", 1);
+  ::tzset();
 }
 
 TEST(Words, QuotedWordsComeBack) {
