@@ -103,6 +103,10 @@ Result<std::string> Client::volume_path(const std::string& path) const {
 }
 
 Result<std::string> Client::send(const Command& command) const {
+  return send_line(format_command(command), to_string(command.verb));
+}
+
+Result<std::string> Client::send_line(const std::string& line, const std::string& verb) const {
   const std::string path = mountpoint_ + "/.clonefs/ctl";
   const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd && (errno == EACCES || errno == EPERM)) {
@@ -111,14 +115,13 @@ Result<std::string> Client::send(const Command& command) const {
   }
   if (!fd && errno == ENOTCONN) return gone(mountpoint_);
   if (!fd) return Error::from_errno(errno, path);
-  const std::string line = format_command(command);
   const ssize_t n = ::write(fd.get(), line.data(), line.size());
   const int code = n < 0 ? errno : 0;
   std::string reply = read_all(fd.get());
   if (code == 0) return reply;
   while (!reply.empty() && reply.back() == '\n') reply.pop_back();
   if (code == ENOTCONN || code == ECONNABORTED) return gone(mountpoint_);
-  if (reply.empty()) return Error::from_errno(code, to_string(command.verb));
+  if (reply.empty()) return Error::from_errno(code, verb);
   return Error{code, reply};
 }
 

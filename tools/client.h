@@ -20,6 +20,8 @@ class Client {
   Result<std::string> volume_path(const std::string& path) const;
   // Sends COMMAND and waits for the reply.
   Result<std::string> send(const Command& command) const;
+  // The same with a control line; VERB is for messages.
+  Result<std::string> send_line(const std::string& line, const std::string& verb) const;
   Result<std::string> read_file(const std::string& name) const;  // of .clonefs
 
  private:

@@ -56,6 +56,15 @@ struct RestoreCommand {
   bool thorough = false;
 };
 int restore_clone(const RestoreCommand& command, const CommonOptions& common);
+struct PlanOptions {
+  std::string file;
+  bool dry_run = false;
+  bool run = false;
+  bool install = false;
+  std::string unit_dir;  // of install; empty: systemd's
+  std::string now;       // of the timetable; empty: it is what the clock says
+};
+int run_plan(const PlanOptions& options, const CommonOptions& common);
 int unmount_volume(const std::string& mountpoint, const CommonOptions& common);
 // doctor. 0: no problems.
 int examine_system(const CommonOptions& common);

@@ -156,6 +156,19 @@ int run(int argc, char** argv) {
   report->add_option("NAME", reported, "the session")->required();
   report->add_option("--html", html, "the file, which needs no other")->required();
 
+  PlanOptions plan;
+  CLI::App* planned = app.add_subcommand("plan", "Show, run or install a plan: clones that are made together");
+  planned->fallthrough();
+  planned->add_option("FILE", plan.file, "the plan, in TOML (docs/PLANS.md)")->required();
+  auto* dry_run = planned->add_flag("--dry-run", plan.dry_run, "show its timetable and do nothing (the default)");
+  auto* plan_run = planned->add_flag("--run", plan.run, "carry it out, and wait in the foreground until it is done");
+  auto* plan_install = planned->add_flag(
+      "--install", plan.install, "write the systemd units that run it by its calendar");
+  plan_run->excludes(dry_run)->excludes(plan_install);
+  plan_install->excludes(dry_run);
+  planned->add_option("--unit-dir", plan.unit_dir, "where --install writes them")->needs(plan_install);
+  planned->add_option("--now", plan.now, "the timetable as of this time")->excludes(plan_run);
+
   CLI::App* doctor = app.add_subcommand("doctor", "Look for what stands in clonefs's way on this system");
   doctor->fallthrough();
 
@@ -217,6 +230,7 @@ int run(int argc, char** argv) {
   if (differences->parsed()) return diff_clone(diff, common);
   if (back->parsed()) return restore_clone(restore, common);
   if (report->parsed()) return report_session(reported, html, common);
+  if (planned->parsed()) return run_plan(plan, common);
   if (doctor->parsed()) return examine_system(common);
   if (fsck->parsed()) return fsck_pool(check, common);
   return run_command(*grammar.command(), common);

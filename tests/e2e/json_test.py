@@ -105,7 +105,8 @@ class Document(VolumeTest):
         with open(os.path.join(os.fsencode(v.path), b"db/odd \xff"), "wb") as file:
             file.write(b"odd")
         os.utime(v.at("db"), (1, 1))
-        run_json("copy", "nightly", "db", "--json", at=v.path)
+        run_json("copy", "nightly", "db", "--ttl", "7d", "--json", at=v.path)
+        self.assertEqual(run_json("hold", "nightly", "restic", "--json", at=v.path)[0], 0)
         self.assertEqual(run_json("wait", "nightly", "--json", at=v.path)[0], 0)
         sample("status", "status", "--json")
         sample("error", "status", "nothing", "--json", code=1)
@@ -128,6 +129,10 @@ class Document(VolumeTest):
         made["doctor"]["findings"] = [{"check": "fuse", "grade": "ok", "text": "/dev/fuse can be opened",
                                        "remedy": None}] if made["doctor"]["findings"][0].keys() == {
                                            "check", "grade", "text", "remedy"} else None
+        with open(os.path.join(base, "nightly.toml"), "w", encoding="utf-8") as file:
+            file.write('activate_at = "2026-11-28T02:00:00Z"\nprecopy_window = "1h"\n'
+                       'before = "systemctl stop app"\n[[clone]]\nname = "nightly"\npaths = ["db"]\n')
+        sample("plan", "plan", "--json", "--now", "2026-11-27T12:00:00Z", os.path.join(base, "nightly.toml"))
         sample("umount", "umount", "--json", v.path)
         v.pid = None
         sample("fsck", "fsck", "--json", os.path.join(v.source, ".clonefs/pool"))

@@ -28,6 +28,9 @@ class Documents(unittest.TestCase):
     def test_readme(self):
         self.run_document("README.md")
 
+    def test_plans(self):
+        self.run_document("docs/PLANS.md")
+
     def test_recipes(self):
         found = documented.sections(os.path.join(ROOT, "docs/RECIPES.md"))
         self.assertGreaterEqual(len(found), 6)

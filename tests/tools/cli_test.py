@@ -10,7 +10,8 @@ BIN = os.environ.get("CLONEFS_BIN", "")
 VERBS = ["mount", "umount", "create", "precopy", "activate", "copy", "status", "list", "wait",
          "terminate", "delete", "extents", "rate", "resume", "verify", "fsck",
          "diff", "restore", "exec", "doctor",
-         "map", "report"]
+         "map", "report",
+         "hold", "release", "plan", "recreate"]
 
 
 def cli(*words, **env):
