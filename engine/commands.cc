@@ -199,10 +199,12 @@ Status Core::prepare(const CreateOptions& o, const SessionPtr& previous, unsigne
   const std::string what = previous == nullptr ? "create" : "recreate";
   if (!status) {
     unlist(s);
-    events_.add(what + " " + s->name + " refused: " + status.error().message);
+    events_.add(EventKind::kRefused, s->name,
+                what + " " + s->name + " refused: " + status.error().message);
     return status;
   }
-  events_.add(what + "d " + s->name);
+  events_.add(previous == nullptr ? EventKind::kCreated : EventKind::kRecreated, s->name,
+              what + "d " + s->name);
   if (o.ttl_s != 0 || o.precopy_at != 0 || o.activate_at != 0) {
     const std::lock_guard command(command_mutex_);
     status = put_schedule(*s, {o.ttl_s, o.precopy_at, o.activate_at, {}, {}});
@@ -313,7 +315,7 @@ Status Core::precopy(const std::vector<std::string>& names) {
   for (const auto& s : sessions) {
     s->state.store(SessionState::kPrecopy);
     wake(*s);
-    events_.add("precopy " + s->name);
+    events_.add(EventKind::kPrecopy, s->name, "precopy " + s->name);
   }
   state_changed();
   return {};
@@ -422,6 +424,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions,
   const auto fence_ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin)
           .count());
+  fences_.note_ns(fence_ns);
 
   // Until this is done, what no checkpoint has made durable is saved in the journal.
   for (const auto& s : sessions)
@@ -456,7 +459,7 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions,
       continue;
     }
     rows_written(*s);
-    events_.add("activated " + s->name);
+    events_.add(EventKind::kActivated, s->name, "activated " + s->name);
     wake(*s);
   }
   state_changed();
@@ -494,7 +497,7 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
     for (const auto& s : sessions) {
       if (s->state.load() != SessionState::kCopied) {
         if (auto r = destroy(s); !r) return r;
-        events_.add("terminated by force " + s->name);
+        events_.add(EventKind::kTerminated, s->name, "terminated by force " + s->name);
         gone.push_back(s);
         continue;
       }
@@ -507,7 +510,7 @@ Status Core::terminate(const std::vector<std::string>& names, bool force) {
       s->state.store(SessionState::kTerminated);
       detach_all(*s);
       release_columns(*s);
-      events_.add("terminated " + s->name);
+      events_.add(EventKind::kTerminated, s->name, "terminated " + s->name);
     }
     state_changed();
   }
@@ -550,7 +553,7 @@ Status Core::remove(const std::vector<std::string>& names, bool force) {
       status = destroy(s);
       if (status && previous != nullptr) status = destroy(previous);
       if (!status) return status;
-      events_.add("deleted " + s->name);
+      events_.add(EventKind::kDeleted, s->name, "deleted " + s->name);
     }
     state_changed();
   }

@@ -479,7 +479,7 @@ bool Core::complete(const SessionPtr& s) {
   rows_written(*s);
   s->state.store(SessionState::kCopied);
   end_trouble(*s);
-  events_.add("copied " + s->name);
+  events_.add(EventKind::kCopied, s->name, "copied " + s->name);
   state_changed();
   s->announce = true;
   return true;

@@ -11,7 +11,7 @@
 //   clone_access.cc   reading and writing activated clones
 //   timekeeping.cc    what happens by the clock; holds
 //   verify.cc         comparing a clone with its digests
-//   status.cc         what users see
+//   status.cc         what users see, what is counted
 #pragma once
 
 #include <fcntl.h>
@@ -134,6 +134,7 @@ class Core {
   std::vector<SessionStatus> status() const;
   Result<SessionStatus> status(const std::string& name) const;
   Result<std::vector<MemberExtents>> extents(const std::string& name);
+  EngineCounts counts() const;
   // track_map.cc
   Result<TrackMap> track_map(const std::string& name, size_t cells);
 
@@ -197,6 +198,7 @@ class Core {
   // refused. Waits for the pool no longer than the stall limit.
   int save_before_write(const Source& source, const Attachments& attachments, int fd,
                         ByteRange range);
+  int save_in_time(const Source& source, const Attachments& attachments, int fd, ByteRange range);
   // Copies the pending tracks of RANGE at once to all active sessions among ATTACHMENTS: COFW, clone
   // access. Takes the claim. FD may be -1. 0, or -errno when a write to the source must be refused.
   int copy_now(const Source& source, const Attachments& attachments, int fd, ByteRange range, bool cofw,
@@ -291,6 +293,10 @@ class Core {
   EventLog events_;
   PoolWatch pool_watch_;
   Timetable timetable_;  // sessions that are listed: changed with the command mutex held
+
+  // What counts() tells.
+  LatencyHistogram cofw_latency_, fences_;
+  std::atomic<uint64_t> cofw_tracks_{0}, clones_failed_{0}, copy_errors_{0}, writes_refused_{0};
 
   // How data gets from the source to the pool, the best that these two can: found out by doing it. Only
   // the copy program asks.

@@ -94,6 +94,7 @@ std::shared_ptr<const VerifyReport> Engine::verified(const std::string& name) co
 
 std::vector<SessionStatus> Engine::status() const { return core_->status(); }
 Result<SessionStatus> Engine::status(const std::string& name) const { return core_->status(name); }
+EngineCounts Engine::counts() const { return core_->counts(); }
 PoolStatus Engine::pool_status() const { return core_->pool_watch_.status(); }
 Result<std::vector<MemberExtents>> Engine::extents(const std::string& name) const {
   return core_->extents(name);
@@ -108,7 +109,9 @@ std::vector<EngineEvent> Engine::events(uint64_t after) const {
 bool Engine::wait_event(uint64_t after, std::chrono::milliseconds timeout) const {
   return core_->events().wait(after, timeout);
 }
-void Engine::log(const std::string& text) { core_->events().add(text); }
+void Engine::log(EventKind kind, const std::string& name, const std::string& text) {
+  core_->events().add(kind, name, text);
+}
 
 std::vector<CloneInfo> Engine::clones() const { return core_->clones(); }
 Result<std::shared_ptr<Clone>> Engine::clone(const std::string& name) const {

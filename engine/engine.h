@@ -22,6 +22,8 @@
 #include <vector>
 
 #include "engine/disk.h"
+#include "engine/event.h"
+#include "engine/latency.h"
 #include "extents/geometry.h"
 #include "extents/result.h"
 
@@ -159,6 +161,7 @@ struct SessionStatus {
   timespec precopy_at{}, activate_at{};
   std::string missed;              // what was to be done at a time and was not, and why
   std::vector<CloneHold> holds;
+  LatencyCounts cofw_latency;      // of changes of the source that waited for its copies, since the mount
 };
 
 // The pool's file system, as it was looked at last (every second).
@@ -168,6 +171,18 @@ struct PoolStatus {
   uint64_t needed_bytes = 0;      // what running sessions may still take, at most
   uint64_t used_bytes_per_s = 0;  // by whomever
   int64_t full_in_s = -1;         // at this rate; -1: there is room for all, or nothing is used
+};
+
+// What the engine has met since the mount, of all sessions, also those that are gone.
+struct EngineCounts {
+  LatencyCounts cofw;        // changes of the source that waited for copies
+  LatencyCounts fence;       // how long the fences of activations stood
+  LatencyCounts fence_wait;  // changes that waited at one
+  uint64_t longest_fence_wait_ns = 0;  // at the last one
+  uint64_t cofw_tracks = 0;     // copied for these changes
+  uint64_t clones_failed = 0;   // since, or at the mount
+  uint64_t copy_errors = 0;     // of copy programs: tried again
+  uint64_t writes_refused = 0;  // changes that got the error of a copy (OnError::kFailWrite)
 };
 
 // What `clonefs extents` shows of one member.
@@ -229,12 +244,6 @@ struct VerifyReport {
     std::string what;  // "is not what was copied", "cannot be read: ..."
   };
   std::vector<Finding> findings;
-};
-
-struct EngineEvent {
-  uint64_t number = 0;  // 1, 2, ...
-  timespec at{};
-  std::string text;  // one line: "activated db1"
 };
 
 namespace detail {
@@ -412,6 +421,7 @@ class Engine {
   std::vector<SessionStatus> status() const;  // terminated ones too, by name
   Result<SessionStatus> status(const std::string& name) const;
   PoolStatus pool_status() const;  // never waits for the pool
+  EngineCounts counts() const;
   Result<std::vector<MemberExtents>> extents(const std::string& name) const;
   // CELLS: at least 1. May wait for the copy program, as extents().
   Result<TrackMap> track_map(const std::string& name, size_t cells) const;
@@ -421,7 +431,8 @@ class Engine {
   std::vector<EngineEvent> events(uint64_t after) const;
   // Waits until there is an event after AFTER or the time is over. True: there is.
   bool wait_event(uint64_t after, std::chrono::milliseconds timeout) const;
-  void log(const std::string& text);  // adds an event
+  // Adds one.
+  void log(EventKind kind, const std::string& name, const std::string& text);
 
   // --- clones ------------------------------------------------------------------------------------
   std::vector<CloneInfo> clones() const;  // activated ones, failed too, by name

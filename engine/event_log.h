@@ -5,9 +5,10 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <string>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/event.h"
 
 namespace clonefs::detail {
 
@@ -15,14 +16,16 @@ class EventLog {
  public:
   static constexpr size_t kKept = 1000;
 
-  void add(const std::string& text) {
+  void add(EventKind kind, const std::string& name, const std::string& text) {
     timespec at{};
     ::clock_gettime(CLOCK_REALTIME, &at);
     const std::lock_guard lock(mutex_);
-    events_.push_back({++last_, at, text});
+    events_.push_back({++last_, at, kind, name, text});
     if (events_.size() > kKept) events_.pop_front();
     added_.notify_all();
   }
+  // Of no session.
+  void add(const std::string& text) { add(EventKind::kNote, "", text); }
   std::vector<EngineEvent> after(uint64_t number) const {
     const std::lock_guard lock(mutex_);
     std::vector<EngineEvent> result;

@@ -51,9 +51,10 @@ bool Core::fail(Session& s, const std::string& why, bool overwrites) {
   });
   const int e = in_pool && *in_pool == 0 ? 0 : record_loss(s);
   if (e == 0)
-    events_.add("FAILED " + s.name + ": " + why);
+    events_.add(EventKind::kFailed, s.name, "FAILED " + s.name + ": " + why);
   else
-    events_.add("that " + s.name + " is lost can be written neither to the pool nor to the volume (" +
+    events_.add(overwrites ? EventKind::kWriteRefused : EventKind::kFailed, s.name,
+                "that " + s.name + " is lost can be written neither to the pool nor to the volume (" +
                 Error::from_errno(e, "").message + (overwrites ? "); a write is refused: " : "): ") + why);
   const bool failed = e == 0 || !overwrites;
   {
@@ -66,6 +67,7 @@ bool Core::fail(Session& s, const std::string& why, bool overwrites) {
     s.failed_cv.notify_all();
   }
   if (failed) {
+    clones_failed_.fetch_add(1, std::memory_order_relaxed);
     s.announce = true;
     wake(s);
     state_changed();
@@ -111,6 +113,7 @@ void Core::forget_losses() {
 
 void Core::copy_failed(Session& s, const Error& error) {
   const auto now = std::chrono::steady_clock::now();
+  copy_errors_.fetch_add(1, std::memory_order_relaxed);
   if (now - s.last_copy_error > kEndOfRow) s.copy_errors = 0;
   s.last_copy_error = now;
   const bool pause = ++s.copy_errors >= kMostCopyErrors;
@@ -123,7 +126,8 @@ void Core::copy_failed(Session& s, const Error& error) {
   if (!pause) return;
   // So that all is looked at again.
   s.cursor = Session::Cursor{};
-  events_.add("PAUSED " + s.name + ": " + error.message + "; nothing is lost: when the cause is gone (" +
+  events_.add(EventKind::kPaused, s.name,
+              "PAUSED " + s.name + ": " + error.message + "; nothing is lost: when the cause is gone (" +
               (error.code == ENOSPC || error.code == EDQUOT ? "make room in the pool" : "see the disk") +
               "), type clonefs resume " + s.name);
   state_changed();
@@ -148,7 +152,8 @@ Status Core::resume(const std::vector<std::string>& names) {
                                "; only a session that is being copied can be resumed"};
   }
   for (const auto& s : sessions) {
-    if (s->trouble.load() == Trouble::kPaused) events_.add("resumed " + s->name);
+    if (s->trouble.load() == Trouble::kPaused)
+      events_.add(EventKind::kResumed, s->name, "resumed " + s->name);
     end_trouble(*s);
     wake(*s);
   }

@@ -4,14 +4,18 @@
 // A share costs two atomic additions on a cache line that few threads use. A thread that holds a
 // share must not ask for another, nor close the fence. Changes are kept out for no longer than the
 // limit: then the first that waited as long opens the fence, and who had closed it learns so.
+// What waits is counted: waits(), longest_wait_ns().
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+
+#include "engine/latency.h"
 
 namespace clonefs::detail {
 
@@ -35,6 +39,7 @@ class Fence {
       slots_[slot].shares.fetch_add(1, std::memory_order_seq_cst);
       if (!closed_.load(std::memory_order_seq_cst)) return slot;
       leave(slot);
+      const auto begin = std::chrono::steady_clock::now();
       std::unique_lock lock(mutex_);
       const auto opened = [&] { return !closed_.load(); };
       if (limit_.count() == 0) {
@@ -43,6 +48,9 @@ class Fence {
         closed_.store(false, std::memory_order_seq_cst);
         changed_.notify_all();
       }
+      const auto waited = std::chrono::steady_clock::now() - begin;
+      waits_.note(waited);
+      longest_wait_ = std::max(longest_wait_, waited);
     }
   }
 
@@ -58,6 +66,7 @@ class Fence {
   void close() {
     std::unique_lock lock(mutex_);
     closed_at_ = std::chrono::steady_clock::now();
+    longest_wait_ = {};
     closed_.store(true, std::memory_order_seq_cst);
     changed_.wait(lock, [&] { return empty() || !closed_.load(); });
   }
@@ -74,6 +83,15 @@ class Fence {
     return true;
   }
 
+  // How long changes waited because the fence was closed.
+  LatencyCounts waits() const { return waits_.counts(); }
+  // Of those that the last fence held up.
+  uint64_t longest_wait_ns() const {
+    const std::lock_guard lock(mutex_);
+    return static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(longest_wait_).count());
+  }
+
  private:
   struct alignas(64) Slot {
     std::atomic<uint64_t> shares{0};
@@ -88,8 +106,10 @@ class Fence {
   const std::chrono::milliseconds limit_;
   std::array<Slot, kThreadSlots> slots_;
   std::atomic<bool> closed_{false};
-  std::chrono::steady_clock::time_point closed_at_;  // guarded by mutex_
-  std::mutex mutex_;
+  std::chrono::steady_clock::time_point closed_at_;         // guarded by mutex_
+  std::chrono::steady_clock::duration longest_wait_{};      // guarded by mutex_
+  LatencyHistogram waits_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
 };
 

@@ -247,7 +247,8 @@ Status Core::open() {
     pool_name_ = options_.pool.empty() ? options_.source_name + "/.clonefs/pool" : options_.pool;
     // Of what changes from now on the pool hears nothing.
     if (auto marked = mark(true); !marked)
-      events_.add(marked.error().message + ": should the last mount not have ended cleanly, the next one "
+      events_.add(EventKind::kTrouble, "",
+                  marked.error().message + ": should the last mount not have ended cleanly, the next one "
                   "cannot know that the files were changed without the clones that were not drained; "
                   "terminate these then");
     return {};
@@ -439,7 +440,8 @@ Status Core::load_session(const SessionRow& row, const LastEnd& end) {
   const auto lost = [&](const std::string& why) {
     if (s->error.empty()) {
       s->error = why;
-      events_.add("FAILED " + s->name + ": " + why);
+      clones_failed_.fetch_add(1, std::memory_order_relaxed);
+      events_.add(EventKind::kFailed, s->name, "FAILED " + s->name + ": " + why);
     }
     s->state.store(SessionState::kFailed);
     detach_all(*s);
@@ -975,7 +977,8 @@ Status Core::replay_journal() {
     return {};
   });
   if (status && tracks != 0)
-    events_.add("after a power cut: " + std::to_string(tracks) + " tracks taken from the journal");
+    events_.add(EventKind::kRecovered, "",
+                "after a power cut: " + std::to_string(tracks) + " tracks taken from the journal");
   return status;
 }
 

@@ -269,7 +269,7 @@ Status Core::refresh_in_place(const std::string& name) {
     // Until here it noted what was written.
     detach_all(*s);
     if (!status) return status;
-    events_.add("recreated " + name + " in place");
+    events_.add(EventKind::kRecreated, name, "recreated " + name + " in place");
   }
   notify_clones(name, true);
   state_changed();
@@ -379,7 +379,8 @@ void Core::replace_previous(const std::vector<SessionPtr>& sessions, const std::
       if (status && row.id == turn.session->id) status = load_session(row, {true, true, power(), false, nullptr});
   }
   if (!status)
-    events_.add("what was replaced could not all be put in its place (" + status.error().message +
+    events_.add(EventKind::kTrouble, "",
+                "what was replaced could not all be put in its place (" + status.error().message +
                 "); the next mount does it");
   {
     const std::lock_guard lock(retired_mutex_);
@@ -404,7 +405,8 @@ void Core::remove_retired() {
     stop_worker(*s);
     if (!retired.with_clone) continue;
     if (auto status = remove_from_disk(s->id, s->name, true); !status)
-      events_.add("the generation of " + s->name + " that was replaced could not be removed: " +
+      events_.add(EventKind::kTrouble, s->name,
+                  "the generation of " + s->name + " that was replaced could not be removed: " +
                   status.error().message + "; the next mount does it");
     else if (retired.heir != nullptr)
       named_once(*retired.heir);

@@ -149,7 +149,7 @@ void Core::look_at_pool() {
   const std::chrono::duration<double> passed = time - pool_looked_at_;
   pool_looked_at_ = time;
   if (const auto text = pool_watch_.look(free, needed, passed.count()); !text.empty())
-    events_.add(text);
+    events_.add(EventKind::kPoolFilling, "", text);
 }
 
 // What users of clones changed goes to the catalog within a second; checkpoints.
@@ -160,7 +160,7 @@ void Core::housekeeping() {
   // Each error once, until all is well again.
   const auto say = [&](std::string& said, const std::string& what, const Status& status) {
     const std::string text = status ? "" : what + ": " + status.error().message;
-    if (!text.empty() && text != said) events_.add(text);
+    if (!text.empty() && text != said) events_.add(EventKind::kTrouble, "", text);
     said = text;
   };
   auto last_checkpoint = std::chrono::steady_clock::now();

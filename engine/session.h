@@ -33,6 +33,7 @@
 #include "engine/digest_file.h"
 #include "engine/engine.h"
 #include "engine/file_ref.h"
+#include "engine/latency.h"
 #include "engine/object_index.h"
 #include "engine/track_file.h"
 #include "engine/progress.h"
@@ -166,6 +167,7 @@ struct Counters {
   std::atomic<uint64_t> tracks_recopied{0}, cofw_tracks{0}, clone_read_tracks{0};
   std::atomic<uint64_t> tracks_inherited{0};
   std::atomic<uint64_t> bytes_total{0}, bytes_copied{0};
+  LatencyHistogram cofw_latency;
 };
 
 // Both files of an object that is being copied.

@@ -443,7 +443,8 @@ Result<Object*> Core::make_object(const SessionPtr& s, int source_fd, const stru
   sources_.attach(s, o);
   row_changed(*s, o);
   if (s->building && s->next_object_id % kSayEvery == 0)
-    events_.add("creating " + s->name + ": " + std::to_string(s->next_object_id) + " files so far");
+    events_.add(EventKind::kCreating, s->name,
+                "creating " + s->name + ": " + std::to_string(s->next_object_id) + " files so far");
   return &o;
 }
 

@@ -84,6 +84,7 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   r.tracks_recopied = c.tracks_recopied;
   r.cofw_tracks = c.cofw_tracks;
   r.clone_read_tracks = c.clone_read_tracks;
+  r.cofw_latency = c.cofw_latency.counts();
   r.tracks_inherited = c.tracks_inherited;
   if (const auto before = shown(name); before != nullptr && before != s) r.previous_at = before->activated_at;
   r.bytes_total = c.bytes_total;
@@ -126,6 +127,19 @@ Result<SessionStatus> Core::status(const std::string& name) const {
   const bool drained = r.state == SessionState::kCopied || r.state == SessionState::kTerminated;
   r.destination = pool_name_ + (drained ? "/clones/" : "/incomplete/") + s->name;
   return r;
+}
+
+EngineCounts Core::counts() const {
+  EngineCounts c;
+  c.cofw = cofw_latency_.counts();
+  c.fence = fences_.counts();
+  c.fence_wait = fence_.waits();
+  c.longest_fence_wait_ns = fence_.longest_wait_ns();
+  c.cofw_tracks = cofw_tracks_;
+  c.clones_failed = clones_failed_;
+  c.copy_errors = copy_errors_;
+  c.writes_refused = writes_refused_;
+  return c;
 }
 
 std::vector<SessionStatus> Core::status() const {

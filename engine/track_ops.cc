@@ -4,6 +4,7 @@
 #include <linux/falloc.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "engine/core.h"
@@ -344,7 +345,23 @@ bool Core::is_due(const Attachment& a, ByteRange range, bool cofw) const {
 int Core::save_before_write(const Source& source, const Attachments& attachments,
                             int fd, ByteRange range) {
   const auto due = [&](const Attachment& a) { return is_due(a, range, true); };
-  if (std::none_of(attachments->begin(), attachments->end(), due)) return 0;
+  std::vector<Session*> copied_for;
+  for (const auto& a : *attachments)
+    if (due(a)) copied_for.push_back(a.session.get());
+  if (copied_for.empty()) return 0;
+  const auto begin = std::chrono::steady_clock::now();
+  const int e = save_in_time(source, attachments, fd, range);
+  const auto took = std::chrono::steady_clock::now() - begin;
+  cofw_latency_.note(took);
+  for (Session* s : copied_for) s->counters.cofw_latency.note(took);
+  if (e < 0) writes_refused_.fetch_add(1, std::memory_order_relaxed);
+  return e;
+}
+
+// With the patience of the stall limit.
+int Core::save_in_time(const Source& source, const Attachments& attachments, int fd,
+                       ByteRange range) {
+  const auto due = [&](const Attachment& a) { return is_due(a, range, true); };
   // The job's own: the caller may have given up, and FD be another file, before it reads.
   const auto own = std::make_shared<Fd>(disk_, fd < 0 ? fd : disk_.duplicate(fd));
   const auto result =
@@ -361,7 +378,8 @@ int Core::save_before_write(const Source& source, const Attachments& attachments
   for (const auto& a : *attachments) {
     if (!due(a)) continue;
     if (options_.on_error == OnError::kFailWrite) {
-      events_.add("write refused for " + a.session->name + ": " + why);
+      events_.add(EventKind::kWriteRefused, a.session->name,
+                  "write refused for " + a.session->name + ": " + why);
       refuse = true;
     } else {
       refuse |= !fail(*a.session, why + " when a track was to be saved before it is overwritten", true);
@@ -397,7 +415,8 @@ int Core::copy_now(const Source& source, const Attachments& attachments, int fd,
     auto& said = a.session->refusal_said;
     if (const int64_t time = now().tv_sec; time - said >= kSayRefusalEvery) {
       said = time;
-      events_.add("write refused for " + a.session->name + ": " + error.message);
+      events_.add(EventKind::kWriteRefused, a.session->name,
+                  "write refused for " + a.session->name + ": " + error.message);
     }
     return true;
   };
@@ -457,7 +476,10 @@ int Core::copy_now(const Source& source, const Attachments& attachments, int fd,
         e = put_tracks(s, o, clone.get(), buffer.data() + (run.offset - chunk.offset), run, holes,
                        again);
         if (e == 0) e = change_bits(s, o, {t, u - t}, is_pending, on_drained);
-        if (e == 0 && cofw) s.counters.cofw_tracks.fetch_add(u - t);
+        if (e == 0 && cofw) {
+          s.counters.cofw_tracks.fetch_add(u - t);
+          cofw_tracks_.fetch_add(u - t, std::memory_order_relaxed);
+        }
         t = u;
       }
       if (e < 0) {

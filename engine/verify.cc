@@ -267,7 +267,8 @@ Result<VerifyReport> Core::verify(const std::string& name, const std::function<b
     const std::lock_guard lock(s->text_mutex);
     s->verified = std::make_shared<const VerifyReport>(*report);
   }
-  events_.add(report->damaged == 0
+  events_.add(report->damaged == 0 ? EventKind::kVerified : EventKind::kDamaged, name,
+              report->damaged == 0
                   ? "verified " + name
                   : "DAMAGED " + name + ": " + std::to_string(report->damaged) +
                         (report->damaged == 1 ? " finding" : " findings") + ", the first: " +

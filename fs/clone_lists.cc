@@ -51,7 +51,8 @@ void CloneList::make(fuse_req_t req, const char* name) const {
     options.paths = {list.directory_};
     options.activate = true;
     if (const Status made = list.engine_.create(options); !made) {
-      list.engine_.log("mkdir " + name + " refused: " + made.error().message);
+      list.engine_.log(EventKind::kRefused, name,
+                       "mkdir " + name + " refused: " + made.error().message);
       return [code = made.error().code](fuse_req_t r) { fuse_reply_err(r, code); };
     }
     return [list, name](fuse_req_t r) { list.lookup(r, name.c_str()); };
@@ -67,7 +68,10 @@ void CloneList::remove(fuse_req_t req, const char* name) const {
   const auto job = [list = *this, name = std::string(name)](const auto&) -> CommandRunner::Reply {
     const ChangingNames here(list.in_clones_mount_);
     const Status removed = list.remove_clone(name);
-    if (!removed) list.engine_.log("rmdir " + name + " refused: " + removed.error().message);
+    if (!removed) {
+      list.engine_.log(EventKind::kRefused, name,
+                       "rmdir " + name + " refused: " + removed.error().message);
+    }
     return [code = removed ? 0 : removed.error().code](fuse_req_t r) { fuse_reply_err(r, code); };
   };
   if (!runner_.run(req, job)) fuse_reply_err(req, EAGAIN);

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <functional>
 
+#include "fs/daemon_log.h"
 #include "fs/words.h"
 
 namespace clonefs {
@@ -74,7 +75,8 @@ std::chrono::milliseconds seconds_of(const std::string& text) {
 constexpr Verb kVerbs[] = {Verb::kCreate, Verb::kRecreate, Verb::kPrecopy, Verb::kActivate, Verb::kCopy,
                            Verb::kStatus, Verb::kList,    Verb::kWait,     Verb::kTerminate,
                            Verb::kDelete, Verb::kExtents, Verb::kRate,     Verb::kResume,
-                           Verb::kVerify, Verb::kMap,     Verb::kHold,     Verb::kRelease};
+                           Verb::kVerify, Verb::kMap,     Verb::kHold,     Verb::kRelease,
+                           Verb::kLogLevel};
 
 bool is_verb(const std::string& word) {
   return std::any_of(std::begin(kVerbs), std::end(kVerbs),
@@ -157,6 +159,8 @@ const char* to_string(Verb verb) {
       return "hold";
     case Verb::kRelease:
       return "release";
+    case Verb::kLogLevel:
+      return "log-level";
   }
   return "?";
 }
@@ -202,6 +206,7 @@ std::string format_command(const Command& command) {
   words.insert(words.end(), create.paths.begin(), create.paths.end());
   words.insert(words.end(), command.names.begin(), command.names.end());
   if (!command.tag.empty()) words.push_back(command.tag);
+  if (!command.level.empty()) words.push_back(command.level);
   if (command.verb == Verb::kRate) {
     words.push_back(pace_word(command.rate));
   }
@@ -246,18 +251,21 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
     sub->add_option_function<std::string>(
         "--pace", [&create](const std::string& text) { create.pace = pace_of(text); },
         "of the background copy: auto (the default: it keeps out of the way of programs that use the "
-        "volume), max, or bytes a second (10M)");
+        "volume), max, or bytes a second (10M)")
+        ->type_name("auto|max|BYTES");
     sub->add_option_function<std::vector<std::string>>(
            "--extent",
            [&create](const std::vector<std::string>& texts) {
              for (const std::string& text : texts) create.extents.push_back(extent_of(text));
            },
-           "only this part of each file, OFFSET:LENGTH; may be given several times")
+           "only this part of each file; may be given several times")
+        ->type_name("OFFSET:LENGTH")
         ->allow_extra_args(false);
     sub->add_option_function<std::string>(
         "--track-size",
         [&create](const std::string& text) { create.track_size = track_size_of(text); },
-        "a power of two from 4K to 16M");
+        "a power of two from 4K to 16M")
+        ->type_name("N");
     sub->add_option_function<std::string>(
         "--ttl", [&create](const std::string& text) { create.ttl_s = duration_of(text); },
         "the clone is removed so long after its consistency point, unless somebody holds it: 36h, 7d");
@@ -330,10 +338,12 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
         }
         draft.goal = goal == "copied" ? Engine::Goal::kCopied : Engine::Goal::kPrecopied;
       },
-      "precopied or copied (the default)");
+      "precopied or copied (the default)")
+      ->type_name("precopied|copied");
   sub->add_option_function<std::string>(
       "--timeout", [&draft](const std::string& text) { draft.timeout = seconds_of(text); },
-      "seconds; then the command fails");
+      "then the command fails")
+      ->type_name("SECONDS");
 
   sub = add(Verb::kTerminate, "End copied sessions; their clones remain as plain trees");
   names(sub, "sessions")->required();
@@ -388,6 +398,15 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
   };
   tag(add(Verb::kHold, "Keep a clone from being removed, until it is released"));
   tag(add(Verb::kRelease, "End a hold"));
+  sub = add(Verb::kLogLevel, "Show or change how much goes to the daemon's log");
+  sub->add_option_function<std::string>(
+      "LEVEL",
+      [&draft](const std::string& level) {
+        if (const Status known = check_log_level(level); !known) refuse(known.error().message);
+        draft.level = level;
+      },
+      "until the volume is unmounted")
+      ->type_name("trace|debug|info|warn|error");
 }
 
 std::vector<std::string> protect_words(std::vector<std::string> words) {

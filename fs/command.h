@@ -37,6 +37,7 @@ enum class Verb {
   kMap,
   kHold,
   kRelease,
+  kLogLevel,
 };
 
 const char* to_string(Verb verb);
@@ -55,6 +56,7 @@ struct Command {
   bool force = false;
   Engine::Goal goal = Engine::Goal::kCopied;
   std::optional<std::chrono::milliseconds> timeout;
+  std::string level;          // log-level; "": only show it
   uint64_t rate = kPaceAuto;  // of verb rate: as CreateOptions::pace
 };
 

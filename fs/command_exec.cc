@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "fs/command_paths.h"
+#include "fs/daemon_log.h"
 #include "fs/track_picture.h"
 #include "fs/words.h"
 
@@ -28,6 +29,7 @@ std::string one_line(const SessionStatus& s) {
 
 Result<std::string> CommandExecutor::execute(Command command,
                                              const std::function<bool()>& cancelled) {
+  if (command.verb == Verb::kLogLevel) return log_level_of(command);
   if (const Status available = engine_.available(); !available) {
     return Error{available.error().code,
                  std::string(to_string(command.verb)) + ": " + available.error().message};
@@ -69,8 +71,17 @@ Result<std::string> CommandExecutor::execute(Command command,
       if (!map) return map.error();
       return command.json ? map_json(*map) : map_text(*map);
     }
+    case Verb::kLogLevel:
+      break;  // above
   }
   return Error{EINVAL, "unknown command"};
+}
+
+Result<std::string> CommandExecutor::log_level_of(const Command& command) {
+  if (!command.level.empty()) {
+    if (const Status set = set_log_level(command.level); !set) return set.error();
+  }
+  return command.json ? log_level_json(log_level()) : "log level: " + log_level() + "\n";
 }
 
 // The reply to a command that changed sessions: how they are now.

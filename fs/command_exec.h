@@ -29,6 +29,7 @@ class CommandExecutor {
     VolumeInfo info = info_;
     info.pool_status = engine_.pool_status();
     info.journal = engine_.journal_statistics();
+    info.counts = engine_.counts();
     info.over_io_uring = over_io_uring_;
     return info;
   }
@@ -38,6 +39,7 @@ class CommandExecutor {
  private:
   Result<std::string> after(const Status& status, const Command& command,
                             const std::vector<std::string>& names);
+  static Result<std::string> log_level_of(const Command& command);
   Result<std::string> create(Command& command);
   Result<std::string> show_status(const Command& command);
   Result<std::string> wait(const Command& command, const std::function<bool()>& cancelled);

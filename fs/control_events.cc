@@ -1,10 +1,11 @@
 #include "fs/control_events.h"
 
-#include <algorithm>
+#include <spdlog/spdlog.h>
+
 #include <cerrno>
 #include <chrono>
 
-#include "fs/json_text.h"
+#include "fs/status_text.h"
 
 namespace clonefs {
 
@@ -13,6 +14,18 @@ namespace {
 constexpr size_t kKept = 4 << 20;
 // The longest that stop() waits, and a late size: events themselves wake the thread.
 constexpr std::chrono::milliseconds kTick{250};
+
+spdlog::level::level_enum level_of(Severity severity) {
+  switch (severity) {
+    case Severity::kInfo:
+      return spdlog::level::info;
+    case Severity::kWarning:
+      return spdlog::level::warn;
+    case Severity::kError:
+      return spdlog::level::err;
+  }
+  return spdlog::level::info;
+}
 
 }  // namespace
 
@@ -30,19 +43,6 @@ class EventsHandle : public Handle {
   const EventsNode& node_;
   const uint64_t base_;
 };
-
-EventsNode::EventsNode(const VirtualOwner& owner, uint64_t number, Engine& engine)
-    : FixedNode(owner, number, S_IFREG | 0400), engine_(engine) {}
-
-void EventsNode::start(FuseSession* session) {
-  session_ = session;
-  thread_ = std::thread([this] { follow(); });
-}
-
-void EventsNode::stop() {
-  stopping_ = true;
-  if (thread_.joinable()) thread_.join();
-}
 
 int EventsNode::describe(fuse_entry_param* entry) {
   FixedNode::describe(entry);
@@ -72,38 +72,54 @@ void EventsNode::read_text(uint64_t offset, size_t size, std::string* out) const
   if (begin < text_.size()) *out = text_.substr(begin, size);
 }
 
-void EventsNode::follow() {
+void EventsNode::append(const std::string& lines, FuseSession& session) {
+  if (lines.empty() && !opened_.exchange(false)) return;
+  uint64_t size = 0;
+  {
+    std::lock_guard lock(mutex_);
+    text_ += lines;
+    if (text_.size() > kKept) {
+      const size_t cut = text_.find('\n', text_.size() - kKept / 2) + 1;
+      dropped_ += cut;
+      text_.erase(0, cut);
+    }
+    size = text_.size();
+  }
+  if (size == 0) return;
+  char newline = '\n';
+  fuse_bufvec stored{};
+  stored.count = 1;
+  stored.buf[0].size = 1;
+  stored.buf[0].mem = &newline;
+  // The kernel may not know the node, or know this size already: nothing to do then.
+  fuse_lowlevel_notify_store(session.raw(), nodeid_of(this), static_cast<off_t>(size - 1), &stored,
+                             static_cast<fuse_buf_copy_flags>(0));
+}
+
+void EventFiles::start(FuseSession* session) {
+  session_ = session;
+  thread_ = std::thread([this] { follow(); });
+}
+
+void EventFiles::stop() {
+  stopping_ = true;
+  if (thread_.joinable()) thread_.join();
+}
+
+void EventFiles::follow() {
   uint64_t last = 0;
   while (!stopping_) {
     engine_.wait_event(last, kTick);
-    std::string added;
+    std::string text;
+    std::string json;
     for (const EngineEvent& event : engine_.events(last)) {
-      std::string line = event.text;
-      std::replace(line.begin(), line.end(), '\n', ' ');
-      added += format_time(event.at) + " " + line + "\n";
+      text += event_text(event);
+      json += event_json(event);
+      spdlog::log(level_of(severity_of(event.kind)), "{}", event.text);
       last = event.number;
     }
-    if (added.empty() && !opened_.exchange(false)) continue;
-    uint64_t size = 0;
-    {
-      std::lock_guard lock(mutex_);
-      text_ += added;
-      if (text_.size() > kKept) {
-        const size_t cut = text_.find('\n', text_.size() - kKept / 2) + 1;
-        dropped_ += cut;
-        text_.erase(0, cut);
-      }
-      size = text_.size();
-    }
-    if (size == 0) continue;
-    char newline = '\n';
-    fuse_bufvec stored{};
-    stored.count = 1;
-    stored.buf[0].size = 1;
-    stored.buf[0].mem = &newline;
-    // The kernel may not know the node, or know this size already: nothing to do then.
-    fuse_lowlevel_notify_store(session_->raw(), nodeid_of(this), static_cast<off_t>(size - 1),
-                               &stored, static_cast<fuse_buf_copy_flags>(0));
+    text_.append(text, *session_);
+    json_.append(json, *session_);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "fs/metrics_text.h"
 #include "fs/words.h"
 
 namespace clonefs {
@@ -100,12 +101,11 @@ class ControlHandle : public Handle {
 
   void start(fuse_req_t req, Command command, size_t size) {
     const fuse_ctx* caller = fuse_req_ctx(req);
-    if (command.verb != Verb::kStatus && command.verb != Verb::kList) {
-      std::string text = format_command(command);
-      text.pop_back();
-      spdlog::info("command of uid {} (pid {}): {}", caller->uid, caller->pid,
-                   text.substr(0, 1000));
-    }
+    const bool only_looks = command.verb == Verb::kStatus || command.verb == Verb::kList;
+    std::string text = format_command(command);
+    text.pop_back();
+    spdlog::log(only_looks ? spdlog::level::debug : spdlog::level::info, "command of uid {} (pid {}): {}",
+                caller->uid, caller->pid, text.substr(0, 1000));
     const auto job = [&context = context_, reply = reply_, command = std::move(command),
                       size](const CommandRunner::Cancelled& cancelled) -> CommandRunner::Reply {
       auto result = context.executor.execute(command, cancelled);
@@ -359,6 +359,8 @@ struct ControlTree::Nodes {
     kReadmeFile,
     kSessions,
     kLink,
+    kMetrics,
+    kEventsJson,
     kClones = 16,
   };
 
@@ -379,14 +381,18 @@ struct ControlTree::Nodes {
                          [&executor] {
                            return status_json(executor.info(), executor.engine().status(), false);
                          }),
-        events(owner, kEvents, executor.engine()),
+        metrics(owner, kMetrics, 0400,
+                [&executor] { return metrics_text(executor.info(), executor.engine().status()); }),
+        events(owner, kEvents, kEventsJson, executor.engine()),
         readme(owner, kReadmeFile, 0444, [] { return std::string(kReadme); }),
         sessions(context, kSessions),
         clones(owner, kClones) {
     root.add("ctl", &ctl);
     root.add("status", &status);
     root.add("status.json", &status_json_file);
-    root.add("events", &events);
+    root.add("metrics", &metrics);
+    root.add("events", &events.text());
+    root.add("events.json", &events.json());
     root.add("README", &readme);
     root.add("sessions", &sessions);
     root.add("clones", &clones);
@@ -398,7 +404,8 @@ struct ControlTree::Nodes {
   ControlEntry ctl;
   TextNode status;
   TextNode status_json_file;
-  EventsNode events;
+  TextNode metrics;
+  EventFiles events;
   TextNode readme;
   SessionsDirectory sessions;
   ClonesEntry clones;
@@ -424,7 +431,7 @@ Node* ControlTree::clone_list(const std::string& directory) {
   });
 }
 
-EventsNode& ControlTree::events() {
+EventFiles& ControlTree::events() {
   return nodes_->events;
 }
 

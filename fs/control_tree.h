@@ -48,7 +48,7 @@ class ControlTree : public VirtualEntries {
   Node* control_root() override;
   Node* clone_list(const std::string& directory) override;
 
-  EventsNode& events();
+  EventFiles& events();
   // `clones` as a symbolic link to TARGET instead of a directory to mount on. Before requests come.
   void set_clones_link(const std::string& target);
 

@@ -24,6 +24,7 @@
 #include <thread>
 #include <unordered_map>
 
+#include "fs/daemon_log.h"
 #include "fs/slow_kinds.h"
 #include "fs/worker_pool.h"
 
@@ -412,6 +413,7 @@ class FuseRing::Queue {
     ring_.requests_->add(in.unique, entry);
 
     const uint32_t opcode = in.opcode;
+    if (traces_requests()) trace_request(opcode, in.nodeid, in.len);
     if (ring_.callbacks_.may_wait(opcode, in.nodeid) || slow_.expect(opcode)) {
       workers_.post([this, entry] { serve(entry); });
       return;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "fs/daemon_log.h"
 #include "fs/words.h"
 
 namespace clonefs {
@@ -23,8 +24,6 @@ bool among(const std::string& word, const char* const (&list)[N]) {
   return std::any_of(std::begin(list), std::end(list),
                      [&word](const char* entry) { return word == entry; });
 }
-
-}  // namespace
 
 Status set_cache(const std::string& text, ServerOptions* options) {
   if (text != "writeback" && text != "writethrough") {
@@ -82,6 +81,16 @@ Status set_reflink(const std::string& text, ServerOptions* options) {
   return {};
 }
 
+Status set_log(const std::string& text, ServerOptions* options) {
+  options->log = text;
+  return check_log_target(&options->log);
+}
+
+Status set_start_log_level(const std::string& text, ServerOptions* options) {
+  options->log_level = text;
+  return check_log_level(text);
+}
+
 Status set_stall_limit(const std::string& text, ServerOptions* options) {
   constexpr uint64_t kMost = 24 * 3600;
   const auto seconds = parse_size(text);
@@ -92,6 +101,53 @@ Status set_stall_limit(const std::string& text, ServerOptions* options) {
   return {};
 }
 
+Status set_pool(const std::string& text, ServerOptions* options) {
+  if (text.empty()) return Error{EINVAL, "the pool has no name. Give a directory."};
+  options->pool = text;
+  return {};
+}
+
+Status set_no_clones(const std::string&, ServerOptions* options) {
+  options->no_clones = true;
+  return {};
+}
+
+}  // namespace
+
+const std::vector<MountOption>& mount_options() {
+  static const std::vector<MountOption> options{
+      {"pool", "DIR",
+       "where the clones are kept; may be on another file system (default: .clonefs/pool in SOURCE)", set_pool},
+      {"cache", "writeback|writethrough", "writeback (the default) or writethrough", set_cache},
+      {"track-size", "N", "of new sessions: a power of two from 4K to 16M (default 64K)", set_track_size},
+      {"columns", "N", "sessions at the same time (default 64)", set_columns},
+      {"durability", "power|relaxed",
+       "power (the default): clones that are not drained survive a power cut; relaxed: a killed daemon only",
+       set_durability},
+      {"on-error", "fail-clone|fail-write",
+       "when a track cannot be saved before a write: fail-clone (the default: the write goes on) or "
+       "fail-write (the write gets the error, the clone stays whole)",
+       set_on_error},
+      {"reflink", "auto|never",
+       "auto (the default): drained clones share their blocks with the source where both lie on one XFS or "
+       "btrfs; never: they have their own, and the source's files stay in one piece",
+       set_reflink},
+      {"stall-limit", "SECONDS",
+       "how long a write waits for a pool that does not answer, or a full journal, before the clone fails "
+       "(default 30)",
+       set_stall_limit},
+      {"log", "pool|journal|syslog|stderr|FILE",
+       "where the log goes: pool (the default: clonefs.log in the pool), journal (systemd's), syslog, stderr "
+       "(the default in the foreground), or a file's path",
+       set_log},
+      {"log-level", "trace|debug|info|warn|error",
+       "how much goes to the log (default info); clonefs log-level changes it later", set_start_log_level},
+      {"no-clones", nullptr,
+       "don't open the pool: the volume without its clones, when the pool is damaged or away", set_no_clones},
+  };
+  return options;
+}
+
 Status add_mount_options(const std::string& list, ServerOptions* options) {
   for (size_t begin = 0; begin <= list.size();) {
     size_t end = list.find(',', begin);
@@ -100,32 +156,19 @@ Status add_mount_options(const std::string& list, ServerOptions* options) {
     begin = end + 1;
     const size_t equals = option.find('=');
     const std::string key = option.substr(0, equals);
-    const std::string value = equals == std::string::npos ? "" : option.substr(equals + 1);
+    const auto& known = mount_options();
+    const auto ours = std::find_if(known.begin(), known.end(), [&](const MountOption& o) {
+      return key == o.name && (equals == std::string::npos) == (o.value == nullptr);
+    });
     Status taken;
-    if (key == "cache") {
-      taken = set_cache(value, options);
-    } else if (key == "track-size") {
-      taken = set_track_size(value, options);
-    } else if (key == "columns") {
-      taken = set_columns(value, options);
-    } else if (key == "durability") {
-      taken = set_durability(value, options);
-    } else if (key == "on-error") {
-      taken = set_on_error(value, options);
-    } else if (key == "reflink") {
-      taken = set_reflink(value, options);
-    } else if (key == "stall-limit") {
-      taken = set_stall_limit(value, options);
-    } else if (option == "no-clones") {
-      options->no_clones = true;
-    } else if (key == "pool" && !value.empty()) {
-      options->pool = value;
+    if (ours != known.end()) {
+      taken = ours->set(equals == std::string::npos ? "" : option.substr(equals + 1), options);
     } else if (among(option, kForKernel)) {
       options->mount_options.push_back(option);
     } else if (!option.empty() && !among(option, kIgnored) && !key.starts_with("x-") &&
                key != "comment" && key != "X-mount.mkdir") {
       taken = Error{EINVAL, "the mount option '" + option +
-                                "' is not known. clonefs mount --help " + "lists them."};
+                                "' is not known. clonefs mount --help lists them."};
     }
     if (!taken) return taken;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "extents/result.h"
 #include "fs/volume_server.h"
@@ -12,13 +13,14 @@ namespace clonefs {
 // alone are ignored; unknown ones are refused with EINVAL.
 Status add_mount_options(const std::string& list, ServerOptions* options);
 
-// The single ones, for the command line's own options.
-Status set_cache(const std::string& text, ServerOptions* options);
-Status set_track_size(const std::string& text, ServerOptions* options);
-Status set_durability(const std::string& text, ServerOptions* options);
-Status set_on_error(const std::string& text, ServerOptions* options);
-Status set_reflink(const std::string& text, ServerOptions* options);
-Status set_stall_limit(const std::string& text, ServerOptions* options);
-Status set_columns(const std::string& text, ServerOptions* options);
+// Those of clonefs itself: NAME or NAME=VALUE in -o, --NAME on the command line.
+struct MountOption {
+  const char* name;
+  const char* value;  // what VALUE is: words between '|', or one in capitals; null: none
+  const char* help;
+  // EINVAL: not such a value.
+  Status (*set)(const std::string& text, ServerOptions* options);
+};
+const std::vector<MountOption>& mount_options();
 
 }  // namespace clonefs

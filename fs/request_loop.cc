@@ -13,6 +13,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "fs/daemon_log.h"
+
 namespace clonefs {
 
 namespace {
@@ -201,6 +203,7 @@ bool RequestLoop::take(Reader& self, Buffer& buffer) {
   fuse_in_header head;
   std::memcpy(&head, buffer.memory.get(), sizeof head);
   callbacks_.seen(buffer.memory.get(), buffer.size);
+  if (traces_requests()) trace_request(head.opcode, head.nodeid, buffer.size);
   if (!is_always_quick(head.opcode) &&
       (is_bulk(head, buffer.memory.get() + sizeof head, buffer.size - sizeof head) ||
        callbacks_.may_wait(head.opcode, head.nodeid) || slow_.expect(head.opcode))) {

@@ -1,6 +1,7 @@
 #include "fs/source_volume.h"
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -506,6 +507,7 @@ Status SourceVolume::flush_dirty(const Engine::Wanted& wanted) {
   if (!mount) {
     return Error{ENOTCONN, "cannot flush the files that are open for writing: not mounted"};
   }
+  spdlog::debug("flushing {} files that are open for writing", dirty.size());
   auto run = std::make_shared<FlushRun>();
   for (const SourceNode* node : dirty) run->names.push_back(self->name_of(node));
   const size_t batches = (dirty.size() + kFlushBatch - 1) / kFlushBatch;

@@ -44,21 +44,6 @@ std::string duration(int64_t seconds) {
   return text;
 }
 
-// Names of any bytes on one line of a terminal.
-std::string printable(const std::string& name) {
-  std::string out;
-  for (const unsigned char c : name) {
-    if (c < 0x20 || c == 0x7f) {
-      char text[8];
-      std::snprintf(text, sizeof text, "\\x%02x", c);
-      out += text;
-    } else {
-      out += static_cast<char>(c);
-    }
-  }
-  return out;
-}
-
 std::string table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> width;
   for (const auto& row : rows) {
@@ -89,6 +74,20 @@ std::string short_time(const timespec& time) {
 std::string pace(const SessionStatus& s) {
   if (s.pace_auto) return "auto";
   return s.rate_limit == 0 ? "max" : std::to_string(s.rate_limit);
+}
+
+Json to_json(const LatencyCounts& c) {
+  Json buckets = Json::array();
+  for (size_t i = 0; i < c.counts.size(); i++) {
+    if (c.counts[i] == 0) continue;
+    buckets.push_back({{"le_ns", i < LatencyCounts::kBounds ? Json(LatencyCounts::kBoundsNs[i]) : Json()},
+                       {"count", c.counts[i]}});
+  }
+  return {{"count", c.count()},
+          {"sum_ns", c.sum_ns},
+          {"max_ns", c.max_ns},
+          {"last_ns", c.last_ns},
+          {"buckets", buckets}};
 }
 
 Json to_json(const SessionStatus& s) {
@@ -142,7 +141,28 @@ Json to_json(const SessionStatus& s) {
   json["holds"] = Json::array();
   for (const CloneHold& hold : s.holds)
     json["holds"].push_back({{"tag", hold.tag}, {"since", time_json(hold.since)}});
+  json["cofw_latency"] = to_json(s.cofw_latency);
   return json;
+}
+
+// Of the session, where the event says so.
+Json state_after(EventKind kind) {
+  switch (kind) {
+    case EventKind::kCreated:
+      return to_string(SessionState::kCreated);
+    case EventKind::kPrecopy:
+      return to_string(SessionState::kPrecopy);
+    case EventKind::kActivated:
+      return to_string(SessionState::kCopyInProgress);
+    case EventKind::kCopied:
+      return to_string(SessionState::kCopied);
+    case EventKind::kTerminated:
+      return to_string(SessionState::kTerminated);
+    case EventKind::kFailed:
+      return to_string(SessionState::kFailed);
+    default:
+      return nullptr;
+  }
 }
 
 bool shown(const SessionStatus& session, bool all) {
@@ -150,6 +170,20 @@ bool shown(const SessionStatus& session, bool all) {
 }
 
 }  // namespace
+
+std::string printable(const std::string& name) {
+  std::string out;
+  for (const unsigned char c : name) {
+    if (c < 0x20 || c == 0x7f) {
+      char text[8];
+      std::snprintf(text, sizeof text, "\\x%02x", c);
+      out += text;
+    } else {
+      out += static_cast<char>(c);
+    }
+  }
+  return out;
+}
 
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
   std::vector<std::vector<std::string>> rows{
@@ -263,6 +297,10 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   json["pool_full_in_s"] = pool.full_in_s < 0 ? Json(nullptr) : Json(pool.full_in_s);
   json["no_clones"] = info.no_clones;
   json["requests"] = info.over_io_uring ? "io_uring" : "dev_fuse";
+  json["cofw_latency"] = to_json(info.counts.cofw);
+  json["fence"] = to_json(info.counts.fence);
+  json["fence_wait"] = to_json(info.counts.fence_wait);
+  json["fence_longest_wait_ns"] = info.counts.longest_fence_wait_ns;
   json["sessions"] = Json::array();
   for (const SessionStatus& session : sessions) {
     if (shown(session, all)) json["sessions"].push_back(to_json(session));
@@ -270,8 +308,31 @@ std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>
   return dump_json(json);
 }
 
+std::string log_level_json(const std::string& level) {
+  Json json = new_answer();
+  json["log_level"] = level;
+  return dump_json(json);
+}
+
 std::string session_json(const SessionStatus& session) {
   return dump_json(to_json(session));
+}
+
+std::string event_text(const EngineEvent& event) {
+  std::string line = event.text;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  return format_time(event.at) + " " + line + "\n";
+}
+
+std::string event_json(const EngineEvent& event) {
+  Json json = new_answer();
+  json["number"] = event.number;
+  json["time"] = time_json(event.at);
+  json["event"] = to_string(event.kind);
+  json["name"] = event.name.empty() ? Json() : Json(event.name);
+  json["state"] = state_after(event.kind);
+  json["message"] = event.text;
+  return dump_json_line(json);
 }
 
 namespace {

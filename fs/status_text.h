@@ -23,7 +23,11 @@ struct VolumeInfo {
   Engine::JournalStatistics journal{};
   bool no_clones = false;
   bool over_io_uring = false;  // the requests of the live mount; else through /dev/fuse
+  EngineCounts counts{};
 };
+
+// Names and texts of any bytes on one line of a terminal.
+std::string printable(const std::string& text);
 
 // A table with one line a session; terminated ones are left out unless ALL.
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all);
@@ -34,8 +38,15 @@ std::string status_details(const SessionStatus& session);
 // {"schema":1,"volume":...,"sessions":[...]}
 std::string status_json(const VolumeInfo& info, const std::vector<SessionStatus>& sessions,
                         bool all);
+// {"count":N,"sum_ns":N,"max_ns":N,"last_ns":N,"buckets":[{"le_ns":N,"count":N},...]}: only buckets that
+// have something; in the last le_ns may be null: longer than all others.
+std::string log_level_json(const std::string& level);
 // One session's object alone.
 std::string session_json(const SessionStatus& session);
+
+// A line of `.clonefs/events`, and of `.clonefs/events.json`.
+std::string event_text(const EngineEvent& event);
+std::string event_json(const EngineEvent& event);
 
 // What verify found: for people; as JSON; as JSON lines, the first one the summary.
 std::string verify_text(const VerifyReport& report);

@@ -3,10 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spdlog/async.h>
-#include <spdlog/sinks/rotating_file_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
@@ -39,10 +35,12 @@
 #include "fs/command_paths.h"
 #include "fs/command_runner.h"
 #include "fs/control_tree.h"
+#include "fs/daemon_log.h"
 #include "fs/json_text.h"
 #include "fs/mount_table.h"
 #include "fs/open_files.h"
 #include "fs/own_mount.h"
+#include "fs/service_notify.h"
 #include "fs/unique_fd.h"
 #include "fs/volume.h"
 
@@ -51,8 +49,6 @@ namespace clonefs {
 namespace {
 
 constexpr unsigned kCommands = 256;  // that run at the same time; most of them wait
-constexpr size_t kLogSize = 8 << 20;
-constexpr size_t kLogQueue = 1024;  // messages
 
 // --- what the command that started the daemon is told --------------------------------------------
 
@@ -251,6 +247,21 @@ Status check_places(ServerOptions& options, StartReport& report) {
     return refuse(EINVAL, "the mountpoint " + mountpoint + " lies in " + source +
                               ". Mount in place, or at a directory outside of it.");
   }
+  if (options.log == "stderr" && !options.foreground) {
+    return refuse(EINVAL, "a daemon in the background has no stderr for its log. Use pool, journal, syslog or "
+                          "a file, or --foreground.");
+  }
+  if (options.log == "pool" && options.no_clones) {
+    return refuse(EINVAL, "without its clones the pool is not opened, not for a log either. Use journal, "
+                          "syslog or a file.");
+  }
+  if (options.log.find('/') != std::string::npos) {
+    options.log = resolve_existing(options.log);
+    if (path_beneath(source, options.log, &relative) || path_beneath(mountpoint, options.log, &relative)) {
+      return refuse(EINVAL, "the log " + options.log + " lies in the volume: writing it would wait for the "
+                            "daemon that writes it. Give a file outside, or --log pool.");
+    }
+  }
   if (!options.pool.empty()) {
     const std::string pool = resolve_existing(options.pool);
     if (path_beneath(pool, source, &relative) || path_beneath(pool, mountpoint, &relative)) {
@@ -301,7 +312,7 @@ class VolumeServer {
   Status choose_clones_place();
   Status mount_clones();
   void set_up_process();
-  void start_log();
+  Status start_log();
   void warn_of_open_files();
   // Waits until it is time to end.
   Why serve();
@@ -338,6 +349,7 @@ class VolumeServer {
   std::thread live_thread_;
   std::atomic<bool> live_ended_{false};
   std::unique_ptr<ClonesMount> clones_;
+  ManagerWatchdog watchdog_;
 };
 
 void VolumeServer::set_up_process() {
@@ -364,31 +376,16 @@ void VolumeServer::set_up_process() {
   prepare_threads_apart(options_.foreground);
 }
 
-void VolumeServer::start_log() {
-  std::shared_ptr<spdlog::logger> logger;
-  if (options_.foreground) {
-    logger = std::make_shared<spdlog::logger>("clonefs",
-                                              std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  } else if (options_.no_clones) {
-    logger = std::make_shared<spdlog::logger>(
-        "clonefs", std::make_shared<spdlog::sinks::syslog_sink_mt>("clonefs", LOG_PID, LOG_DAEMON, true));
-  } else {
-    try {
-      // The file lies in the pool: nobody waits for it.
-      spdlog::init_thread_pool(kLogQueue, 1);
-      logger = std::make_shared<spdlog::async_logger>(
-          "clonefs",
-          std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
-              "/proc/self/fd/" + std::to_string(pool_.get()) + "/clonefs.log", kLogSize, 2),
-          spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
-    } catch (const spdlog::spdlog_ex& e) {
-      report_.warn(std::string("no log: ") + e.what());
-      return;
-    }
+Status VolumeServer::start_log() {
+  LogTarget target{options_.log, options_.mountpoint, pool_.get()};
+  if (target.where.empty()) {
+    target.where = options_.foreground ? "stderr" : options_.no_clones ? "syslog" : "pool";
   }
-  if (options_.foreground || !options_.no_clones) logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
-  logger->flush_on(spdlog::level::info);
-  spdlog::set_default_logger(logger);
+  if (const Status level = set_log_level(options_.log_level); !level) return level;
+  Status started = clonefs::start_log(target);
+  if (started || !options_.log.empty()) return started;
+  report_.warn(started.error().message);  // nobody asked for it
+  return {};
 }
 
 void VolumeServer::warn_of_open_files() {
@@ -472,7 +469,7 @@ Status VolumeServer::start() {
     pool_ = UniqueFd(::open(engine_->pool_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!pool_) return Error::from_errno(errno, "the pool " + engine_->pool_path());
   }
-  start_log();
+  if (const Status started = start_log(); !started) return started;
 
   owner_.emplace(source_.get());
   runner_ = std::make_unique<CommandRunner>(kCommands);
@@ -610,6 +607,16 @@ int VolumeServer::run() {
                  "the daemon may wait for pages that are written back through it");
   engine_->start_timekeeping();
   report_.ready(executor_->info());
+  notify_manager("READY=1\nSTATUS=" + options_.source + " is mounted at " + options_.mountpoint);
+  // Asks the mount, as anybody would.
+  watchdog_.start([this] {
+    const Status answered = on_own_mount([this]() -> Status {
+      struct stat st {};
+      if (::stat((options_.mountpoint + "/.clonefs").c_str(), &st) == 0) return {};
+      return Error::from_errno(errno, options_.mountpoint);
+    });
+    return static_cast<bool>(answered);
+  });
   if (!options_.foreground) {
     // Whoever started us may wait for the end of these.
     const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -731,6 +738,8 @@ void VolumeServer::end_stalled(Why why) {
 }
 
 void VolumeServer::end(Why why) {
+  notify_manager("STOPPING=1\nSTATUS=writing back and closing the pool");
+  watchdog_.stop();
   if (engine_ && live_thread_.joinable() && !engine_->pool_answers()) end_stalled(why);
   if (runner_) runner_->stop();
   if (control_) control_->events().stop();

@@ -28,6 +28,8 @@ struct ServerOptions {
   std::chrono::milliseconds stall_limit{30000};
   OnError on_error = OnError::kFailClone;
   bool reflink = true;  // EngineOptions::share
+  std::string log;      // LogTarget::where; empty: stderr in the foreground, else the pool (syslog without)
+  std::string log_level = "info";
   std::vector<std::string> mount_options;  // for the kernel: "ro", "allow_other", ...
 };
 

@@ -66,6 +66,16 @@ struct PlanOptions {
 };
 int run_plan(const PlanOptions& options, const CommonOptions& common);
 int unmount_volume(const std::string& mountpoint, const CommonOptions& common);
+struct EventsOptions {
+  bool follow = false;
+};
+int show_events(const EventsOptions& options, const CommonOptions& common);
+struct MetricsOptions {
+  std::string output;      // file; "": stdout
+  unsigned timeout_s = 10;  // for each volume
+};
+// metrics. 0 also when a daemon does not answer: the text says so.
+int show_metrics(const MetricsOptions& options, const CommonOptions& common);
 // doctor. 0: no problems.
 int examine_system(const CommonOptions& common);
 int fsck_pool(const PoolCheckOptions& options, const CommonOptions& common);

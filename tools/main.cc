@@ -14,6 +14,7 @@
 #include "fs/json_text.h"
 #include "fs/mount_options.h"
 #include "tools/commands.h"
+#include "tools/generate.h"
 
 namespace clonefs {
 
@@ -28,17 +29,18 @@ int wrong_usage(const std::string& text, const std::string& help, bool json = fa
   return kExitUsage;
 }
 
-constexpr char kMountFooter[] = R"(
-Options of -o:
-  cache=writeback|writethrough   as --cache
-  durability=power|relaxed       as --durability
-  on-error=fail-clone|fail-write as --on-error
-  reflink=auto|never             as --reflink
-  pool=DIR, track-size=N, columns=N, stall-limit=SECONDS
-  no-clones                      as --no-clones
-  allow_other, allow_root        let other users in (root's default: allow_other)
-  ro, nodev, nosuid, noexec, noatime
-In place (without MOUNTPOINT) every change is seen; aside is for trying things out.)";
+// Of mount: what -o takes.
+std::string mount_footer() {
+  std::string text = "Options of -o are the above without --:";
+  for (const MountOption& option : mount_options()) {
+    text += std::string(&option == &mount_options().front() ? " " : ", ") + option.name +
+            (option.value == nullptr ? "" : "=");
+  }
+  return text +
+         "; and: allow_other, allow_root (let other users in; root's default is allow_other), ro, nodev, "
+         "nosuid, noexec, noatime.\n"
+         "In place (without MOUNTPOINT) every change is seen; aside is for trying things out.";
+}
 
 int run(int argc, char** argv) {
   CLI::App app(
@@ -56,7 +58,8 @@ int run(int argc, char** argv) {
   CommonOptions common;
   app.add_option("--mount", common.mount,
                  "the volume: its mountpoint (default: CLONEFS_MOUNT, or found from the paths, the "
-                 "working directory, or because it is the only one)");
+                 "working directory, or because it is the only one)")
+      ->type_name("DIR");
   app.add_flag("--json", common.json, "answer as JSON");
   app.add_flag("-q,--quiet", common.quiet, "say nothing when all is well");
 
@@ -76,38 +79,21 @@ int run(int argc, char** argv) {
             for (const std::string& list : lists) take(add_mount_options(list, &server));
           },
           "mount options, separated by commas")
+      ->type_name("OPTIONS")
       ->allow_extra_args(false);
-  mount->add_option("--pool", server.pool,
-                    "where the clones are kept; may be on another file system (default: "
-                    ".clonefs/pool in SOURCE)");
-  mount->add_option_function<std::string>(
-      "--cache", [&](const std::string& text) { take(set_cache(text, &server)); },
-      "writeback (the default) or writethrough");
-  mount->add_option_function<std::string>(
-      "--track-size", [&](const std::string& text) { take(set_track_size(text, &server)); },
-      "of new sessions: a power of two from 4K to 16M (default 64K)");
-  mount->add_option_function<std::string>(
-      "--columns", [&](const std::string& text) { take(set_columns(text, &server)); },
-      "sessions at the same time (default 64)");
-  mount->add_option_function<std::string>(
-      "--durability", [&](const std::string& text) { take(set_durability(text, &server)); },
-      "power (the default): clones that are not drained survive a power cut; relaxed: a killed "
-      "daemon only");
-  mount->add_option_function<std::string>(
-      "--on-error", [&](const std::string& text) { take(set_on_error(text, &server)); },
-      "when a track cannot be saved before a write: fail-clone (the default: the write goes on) or "
-      "fail-write (the write gets the error, the clone stays whole)");
-  mount->add_option_function<std::string>(
-      "--reflink", [&](const std::string& text) { take(set_reflink(text, &server)); },
-      "auto (the default): drained clones share their blocks with the source where both lie on one XFS "
-      "or btrfs; never: they have their own, and the source's files stay in one piece");
-  mount->add_option_function<std::string>(
-      "--stall-limit", [&](const std::string& text) { take(set_stall_limit(text, &server)); },
-      "seconds that a write waits for a full journal before the clone fails (default 30)");
-  mount->add_flag("--no-clones", server.no_clones,
-                  "don't open the pool: the volume without its clones, when the pool is damaged or away");
-  mount->add_flag("-f,--foreground", server.foreground, "stay in the foreground, log to stderr");
-  mount->footer(kMountFooter);
+  for (const MountOption& option : mount_options()) {
+    const std::string name = std::string("--") + option.name;
+    if (option.value == nullptr) {
+      mount->add_flag_callback(name, [&, set = option.set] { take(set("", &server)); }, option.help);
+    } else {
+      mount
+          ->add_option_function<std::string>(
+              name, [&, set = option.set](const std::string& text) { take(set(text, &server)); }, option.help)
+          ->type_name(option.value);
+    }
+  }
+  mount->add_flag("-f,--foreground", server.foreground, "stay in the foreground");
+  mount->footer(mount_footer());
 
   std::string unmounted;
   CLI::App* unmount = app.add_subcommand("umount", "Unmount a volume and end its daemon cleanly");
@@ -172,12 +158,36 @@ int run(int argc, char** argv) {
   CLI::App* doctor = app.add_subcommand("doctor", "Look for what stands in clonefs's way on this system");
   doctor->fallthrough();
 
+  EventsOptions events;
+  CLI::App* happened = app.add_subcommand("events", "Show what happened to a volume since it was mounted");
+  happened->fallthrough();
+  happened->add_flag("--follow", events.follow, "go on showing until the volume is unmounted");
+  happened->add_flag("--json", common.json, "answer as JSON: an object a line");
+
+  MetricsOptions metrics;
+  CLI::App* measured = app.add_subcommand("metrics", "Show the metrics of all volumes, for Prometheus");
+  measured->fallthrough();
+  measured->add_option("--output", metrics.output,
+                       "write them to this file, all at once: for the textfile collector of node_exporter")
+      ->type_name("FILE");
+  measured
+      ->add_option("--timeout", metrics.timeout_s,
+                   "how long each daemon is waited for (default 10); then its clonefs_up is 0")
+      ->type_name("SECONDS");
+
   PoolCheckOptions check;
   CLI::App* fsck = app.add_subcommand("fsck", "Look through a pool whose volume is not mounted");
   fsck->fallthrough();
   fsck->add_option("POOL", check.pool, "the directory; a volume's own is VOLUME/.clonefs/pool")->required();
   fsck->add_flag("--repair", check.repair, "do what is said about each finding");
   fsck->add_flag("--data", check.data, "compare the clones' data with their digests too");
+
+  std::string generated;
+  std::string page;
+  CLI::App* generator = app.add_subcommand("generate", "Man pages and completions, for the build");
+  generator->group("");  // hidden
+  generator->add_option("WHAT", generated, "man, bash, zsh or fish")->required();
+  generator->add_option("TEMPLATE", page, "of the man page");
 
   CommandGrammar grammar;
   grammar.add_to(app, true);
@@ -232,6 +242,14 @@ int run(int argc, char** argv) {
   if (report->parsed()) return report_session(reported, html, common);
   if (planned->parsed()) return run_plan(plan, common);
   if (doctor->parsed()) return examine_system(common);
+  if (generator->parsed()) {
+    const auto text = generate(app, generated, page);
+    if (!text) return fail("generate", text.error(), common);
+    std::fputs(text->c_str(), stdout);
+    return kExitDone;
+  }
+  if (happened->parsed()) return show_events(events, common);
+  if (measured->parsed()) return show_metrics(metrics, common);
   if (fsck->parsed()) return fsck_pool(check, common);
   return run_command(*grammar.command(), common);
 }

@@ -15,7 +15,12 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 VOLATILE = {"pid": 4711, "version": "0.1.0", "pool_free_bytes": 53687091200, "pool_needed_bytes": 0,
             "journal_records": 12, "journal_commits": 5, "journal_bytes": 790528,
             "fence_ns": 412000, "rate_bytes_per_s": 104857600, "requests": "dev_fuse", "uid": 1000,
-            "gid": 1000, "transfer": "write", "warnings": [], "last_track": "db/data:3"}
+            "gid": 1000, "fence_longest_wait_ns": 301000, "transfer": "write", "warnings": [],
+            "last_track": "db/data:3",
+            "metrics": "# HELP clonefs_up 1: the daemon of the volume answers\n..."}
+for key, ns in (("cofw_latency", 290000), ("fence", 412000), ("fence_wait", 301000)):
+    VOLATILE[key] = {"count": 1, "sum_ns": ns, "max_ns": ns, "last_ns": ns,
+                     "buckets": [{"le_ns": 500000, "count": 1}]}
 
 
 def run_json(*words, at=None):
@@ -133,6 +138,10 @@ class Document(VolumeTest):
             file.write('activate_at = "2026-11-28T02:00:00Z"\nprecopy_window = "1h"\n'
                        'before = "systemctl stop app"\n[[clone]]\nname = "nightly"\npaths = ["db"]\n')
         sample("plan", "plan", "--json", "--now", "2026-11-27T12:00:00Z", os.path.join(base, "nightly.toml"))
+        lines = v.cli("events", "--json").splitlines()
+        made["events"] = next(e for e in map(json.loads, lines) if e["event"] == "activated")
+        sample("metrics", "metrics", "--mount", v.path, "--json")
+        sample("log_level", "log-level", "debug", "--json")
         sample("umount", "umount", "--json", v.path)
         v.pid = None
         sample("fsck", "fsck", "--json", os.path.join(v.source, ".clonefs/pool"))

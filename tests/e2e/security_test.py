@@ -87,6 +87,8 @@ class Commands(VolumeTest):
             "status": lambda: content(v.at(".clonefs/status")),
             "status.json": lambda: content(v.at(".clonefs/sessions/mine/status.json")),
             "events": lambda: content(v.at(".clonefs/events")),
+            "events.json": lambda: content(v.at(".clonefs/events.json")),
+            "metrics": lambda: content(v.at(".clonefs/metrics")),
         }
         for what, attempt in attempts.items():
             self.assertEqual(as_user(OTHER, attempt), errno.EACCES, what)

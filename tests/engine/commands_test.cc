@@ -760,7 +760,7 @@ TEST(Commands, events_tell_what_happened) {
     EXPECT_EQ(events[i].text.find('\n'), std::string::npos);
     EXPECT_NE(events[i].text.find("clone7"), std::string::npos) << events[i].text;
   }
-  v.engine().log("by hand");
+  v.engine().log(EventKind::kNote, "", "by hand");
   EXPECT_EQ(v.engine().events(last() - 1).at(0).text, "by hand");
   EXPECT_TRUE(v.engine().events(last()).empty());
 }
