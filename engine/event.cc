@@ -17,6 +17,10 @@ const char* to_string(EventKind kind) {
     case EventKind::kFailed: return "failed";
     case EventKind::kTerminated: return "terminated";
     case EventKind::kDeleted: return "deleted";
+    case EventKind::kHeld: return "held";
+    case EventKind::kReleased: return "released";
+    case EventKind::kExpired: return "expired";
+    case EventKind::kMissed: return "missed";
     case EventKind::kVerified: return "verified";
     case EventKind::kDamaged: return "damaged";
     case EventKind::kWriteRefused: return "write_refused";
@@ -34,6 +38,7 @@ Severity severity_of(EventKind kind) {
       return Severity::kError;
     case EventKind::kRefused:
     case EventKind::kPaused:
+    case EventKind::kMissed:
     case EventKind::kWriteRefused:
     case EventKind::kPoolFilling:
     case EventKind::kTrouble:

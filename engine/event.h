@@ -23,6 +23,10 @@ enum class EventKind {
   kFailed,
   kTerminated,
   kDeleted,
+  kHeld,
+  kReleased,
+  kExpired,
+  kMissed,        // what was to be done at a time and could not
   kVerified,
   kDamaged,       // by verify
   kWriteRefused,  // to the source: its copy could not be made

@@ -58,7 +58,7 @@ Status Core::load_timetable() {
   for (auto& row : *schedules) {
     // A damaged time is none: nothing is removed or activated by it.
     if (row.ttl_s > kMaxTtl || row.precopy_at < 0 || row.activate_at < 0) {
-      events_.add("the schedule of session " + std::to_string(row.session) +
+      events_.add(EventKind::kTrouble, "", "the schedule of session " + std::to_string(row.session) +
                   " in the catalog is damaged; it is not followed");
       continue;
     }
@@ -111,7 +111,7 @@ Status Core::hold_clone(const std::string& name, const std::string& tag) {
   if (status) status = batch.commit();
   if (!status) return status;
   timetable_.set(s->id, std::move(schedule));
-  events_.add("held " + name + " by " + tag);
+  events_.add(EventKind::kHeld, name, "held " + name + " by " + tag);
   return {};
 }
 
@@ -136,7 +136,7 @@ Status Core::release_clone(const std::string& name, const std::string& tag) {
     if (status) status = batch.commit();
     if (!status) return status;
     timetable_.set(s->id, std::move(schedule));
-    events_.add("released " + name + " by " + tag);
+    events_.add(EventKind::kReleased, name, "released " + name + " by " + tag);
   }
   return {};
 }
@@ -157,7 +157,7 @@ Status Core::expire(const SessionPtr& s) {
       if (!s->removed) s->replaced = false;
       return status;
     }
-    events_.add("expired " + name);
+    events_.add(EventKind::kExpired, name, "expired " + name);
     state_changed();
   }
   notify_clones(name);
@@ -171,9 +171,9 @@ void Core::settle(const SessionPtr& s, bool activation, const std::string& misse
   Schedule schedule = timetable_.of(s->id);
   (activation ? schedule.activate_at : schedule.precopy_at) = 0;
   schedule.missed = missed;
-  if (!missed.empty()) events_.add("MISSED " + s->name + ": " + missed);
+  if (!missed.empty()) events_.add(EventKind::kMissed, s->name, "MISSED " + s->name + ": " + missed);
   if (auto status = put_schedule(*s, schedule); !status) {
-    events_.add("catalog: " + status.error().message);
+    events_.add(EventKind::kTrouble, s->name, "catalog: " + status.error().message);
     timetable_.set(s->id, schedule);
   }
 }
@@ -214,7 +214,7 @@ int64_t Core::keep_time(const timespec& wall, std::chrono::nanoseconds since_boo
         std::string& said = expiry_error_[s->id];
         if (!status && said != status.error().message) {
           said = status.error().message;
-          events_.add("cannot remove the expired " + s->name + ": " + said);
+          events_.add(EventKind::kTrouble, s->name, "cannot remove the expired " + s->name + ": " + said);
         }
         if (status) expiry_error_.erase(s->id);
       } else {

@@ -8,7 +8,6 @@
 #include <ctime>
 #include <functional>
 
-#include "fs/daemon_log.h"
 #include "fs/words.h"
 
 namespace clonefs {

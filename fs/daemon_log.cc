@@ -21,6 +21,7 @@
 
 #include "fs/command_paths.h"
 #include "fs/unique_fd.h"
+#include "fs/words.h"
 
 namespace clonefs {
 
@@ -163,13 +164,6 @@ Status start_log(const LogTarget& target) {
   logger->set_level(spdlog::default_logger_raw()->level());
   spdlog::set_default_logger(logger);
   return {};
-}
-
-Status check_log_level(const std::string& level) {
-  for (const auto& [word, value] : kLevels) {
-    if (level == word) return {};
-  }
-  return Error{EINVAL, "'" + level + "' is no level of the log. Use trace, debug, info, warn or error."};
 }
 
 Status set_log_level(const std::string& level) {

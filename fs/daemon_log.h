@@ -21,8 +21,7 @@ Status check_log_target(std::string* where);
 Status start_log(const LogTarget& target);
 
 // trace: each request of the kernel; debug: commands that only look, flushes; info: commands, events;
-// warn, error. EINVAL: another word.
-Status check_log_level(const std::string& level);
+// warn, error (check_log_level() of fs/words.h). EINVAL: another word.
 Status set_log_level(const std::string& level);
 std::string log_level();
 // Whether trace is on.

@@ -314,6 +314,14 @@ Result<int64_t> parse_moment(std::string_view text, int64_t now) {
   return seconds;
 }
 
+Status check_log_level(std::string_view level) {
+  for (const std::string_view word : {"trace", "debug", "info", "warn", "error"}) {
+    if (level == word) return {};
+  }
+  return Error{EINVAL, "'" + std::string(level) +
+                           "' is no level of the log. Use trace, debug, info, warn or error."};
+}
+
 std::string format_size(uint64_t bytes) {
   if (bytes < 1024) return std::to_string(bytes) + " B";
   double value = static_cast<double>(bytes);

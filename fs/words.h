@@ -47,6 +47,9 @@ Result<int64_t> parse_moment(std::string_view text, int64_t now);
 // "2026-11-27T02:00:00Z"
 std::string format_moment(int64_t seconds);
 
+// trace, debug, info, warn, error: how much goes to the daemon's log. EINVAL: another word.
+Status check_log_level(std::string_view level);
+
 // "1.5 GiB", for people.
 std::string format_size(uint64_t bytes);
 
