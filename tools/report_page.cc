@@ -47,6 +47,8 @@ double left_of(const ProgressSample& sample) {
 }
 
 // Tracks that wait, and the rate, over time; with the activation.
+constexpr double kSampledEvery = 0.1;  // seconds
+
 std::string timeline(const TrackMap& map) {
   std::vector<ProgressSample> samples = map.samples;
   // When it is over nothing more is to be seen.
@@ -66,7 +68,8 @@ std::string timeline(const TrackMap& map) {
     const double bytes = samples[i].bytes_copied >= samples[i - 1].bytes_copied
                              ? static_cast<double>(samples[i].bytes_copied - samples[i - 1].bytes_copied)
                              : 0;
-    rates.push_back(passed > 0 ? bytes / passed : 0);
+    // A state that changes has a sample of its own, which may follow the one before at once.
+    rates.push_back(bytes / std::max(passed, kSampledEvery));
     fastest = std::max(fastest, rates.back());
   }
   const auto x = [&](size_t i) {
