@@ -1162,8 +1162,15 @@ class Quota(OnDisk):
                 except OSError as e:
                     self.assertEqual(e.errno, errno.EDQUOT)
                 os.unlink(v.at("f"))
-                run("btrfs", "filesystem", "sync", self.disk)  # the quota counts what is on disk
-                v.write("g", b"x" * MIB)
+
+                def fits():  # the quota counts what is on disk, and is told late of what went
+                    run("btrfs", "filesystem", "sync", self.disk)
+                    try:
+                        return v.write("g", b"x" * MIB)
+                    except OSError as e:
+                        self.assertEqual(e.errno, errno.EDQUOT)
+                        return None
+                wait_for(fits, "room, when the file is gone")
                 with open(v.at("g"), "rb") as file:
                     os.fsync(file.fileno())
 

@@ -825,13 +825,13 @@ TEST_P(Live, SyncOfDirectoriesAndFiles) {
 TEST_P(Live, ManyThreadsOnTheSameNames) {
   for (const char* dir : {"t", "t/a", "t/b"}) ASSERT_EQ(mkdir(at(dir).c_str(), 0755), 0);
   std::atomic<int> wrong{0};
-  const auto expected = [&](int result) {
+  const auto expected = [&](int result, const char* what) {
     if (result >= 0) return true;
     static const std::set<int> kQuicker = {ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY,
                                            EBUSY,  ENXIO,  EINVAL,  ELOOP,  EPERM};
     if (!kQuicker.contains(errno)) {
       ++wrong;
-      ADD_FAILURE() << strerror(errno);
+      ADD_FAILURE() << what << ": " << strerror(errno);
     }
     return false;
   };
@@ -850,35 +850,35 @@ TEST_P(Live, ManyThreadsOnTheSameNames) {
         case 2: {
           const int flags = O_RDWR | O_CREAT | (random() % 4 == 0 ? O_TRUNC : 0);
           const int fd = open(one.c_str(), flags | O_NONBLOCK | O_CLOEXEC, 0644);
-          if (!expected(fd)) break;
+          if (!expected(fd, "open")) break;
           const std::string data(random() % 20000, static_cast<char>('a' + i % 26));
-          expected(static_cast<int>(pwrite(fd, data.data(), data.size(), random() % 50000)));
+          expected(static_cast<int>(pwrite(fd, data.data(), data.size(), random() % 50000)), "write");
           lseek(fd, 0, SEEK_DATA);
-          if (random() % 3 == 0) expected(ftruncate(fd, random() % 30000));
-          if (random() % 8 == 0) expected(fsync(fd));
+          if (random() % 3 == 0) expected(ftruncate(fd, random() % 30000), "truncate");
+          if (random() % 8 == 0) expected(fsync(fd), "fsync");
           close(fd);
           break;
         }
         case 3:
-          expected(rename(one.c_str(), two.c_str()));
+          expected(rename(one.c_str(), two.c_str()), "rename");
           break;
         case 4:
-          expected(renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, two.c_str(), RENAME_EXCHANGE));
+          expected(renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, two.c_str(), RENAME_EXCHANGE), "exchange");
           break;
         case 5:
-          expected(link(one.c_str(), two.c_str()));
+          expected(link(one.c_str(), two.c_str()), "link");
           break;
         case 6:
-          expected(unlink(one.c_str()));
+          expected(unlink(one.c_str()), "unlink");
           break;
         case 7:
-          expected(mkdir(one.c_str(), 0755));
+          expected(mkdir(one.c_str(), 0755), "mkdir");
           break;
         case 8:
-          expected(rmdir(one.c_str()));
+          expected(rmdir(one.c_str()), "rmdir");
           break;
         case 9:
-          expected(lstat(one.c_str(), &st));
+          expected(lstat(one.c_str(), &st), "lstat");
           break;
         case 10:
           if (DIR* dir = opendir(at("t/a").c_str())) {
@@ -888,7 +888,7 @@ TEST_P(Live, ManyThreadsOnTheSameNames) {
           }
           break;
         default:
-          expected(symlink("somewhere", one.c_str()));
+          expected(symlink("somewhere", one.c_str()), "symlink");
           break;
       }
     }
@@ -898,6 +898,13 @@ TEST_P(Live, ManyThreadsOnTheSameNames) {
   for (int i = 0; i < 5; ++i) EXPECT_EQ(mount_->command("flush"), "");
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
+  // Of a truncation and a late write to the same file either gives its mtime last, to the kernel and, in
+  // another order, to the daemon. From here on there is one.
+  for (const auto& entry : stdfs::recursive_directory_iterator(at("t"))) {
+    if (entry.is_regular_file() && !entry.is_symlink()) {
+      EXPECT_EQ(utimensat(AT_FDCWD, entry.path().c_str(), nullptr, 0), 0);
+    }
+  }
   EXPECT_EQ(tree_difference(at("t"), beneath("t")), "");
 }
 
