@@ -253,9 +253,9 @@ Status Core::refresh_in_place(const std::string& name) {
       sessions_.erase(name);
     }
     status = settle_trees();
-    auto rows = catalog_->sessions();
-    if (!rows) return rows.error();
-    for (const auto& row : *rows) {
+    const auto rows = catalog_->sessions();
+    if (status && !rows) status = rows.error();
+    for (const auto& row : rows ? *rows : std::vector<SessionRow>()) {
       if (row.id != s->id) continue;
       // What a power cut left of the tables of a clone that was Copied is anything.
       const bool good = power_cut_at_ns_ < nanoseconds(row.activated_at);
