@@ -4,6 +4,7 @@
 #include <map>
 
 #include "engine/core.h"
+#include "engine/moment.h"
 #include "engine/row_rules.h"
 
 namespace clonefs::detail {
@@ -17,13 +18,10 @@ constexpr int64_t kAfterClockWasSet = 3600;
 // An activation that is later than this is none: the consistency point would be another than was meant.
 constexpr int64_t kTooLate = 60;
 
-std::string utc(int64_t seconds) {
-  tm broken{};
-  const time_t t = seconds;
-  ::gmtime_r(&t, &broken);
-  char text[32];
-  ::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &broken);
-  return text;
+std::string tags_of(const std::vector<CloneHold>& holds) {
+  std::string tags;
+  for (const auto& h : holds) tags += (tags.empty() ? "" : ", ") + h.tag;
+  return tags;
 }
 
 }  // namespace
@@ -36,8 +34,8 @@ Status Core::check_schedule(const CreateOptions& o) {
   if (o.activate && (o.precopy_at != 0 || o.activate_at != 0))
     return Error{EINVAL, "a copy is active at once; use create with times"};
   if (o.precopy_at != 0 && o.activate_at != 0 && o.precopy_at >= o.activate_at)
-    return Error{EINVAL, "precopy at " + utc(o.precopy_at) + " would begin after the activation at " +
-                             utc(o.activate_at) + "; precopy comes first"};
+    return Error{EINVAL, "precopy at " + format_moment(o.precopy_at) + " would begin after the activation at " +
+                             format_moment(o.activate_at) + "; precopy comes first"};
   return {};
 }
 
@@ -80,9 +78,7 @@ Status Core::load_timetable() {
 Status Core::check_held(const Session& s) const {
   const auto holds = timetable_.of(s.id).holds;
   if (holds.empty()) return {};
-  std::string who;
-  for (const auto& h : holds) who += (who.empty() ? "" : ", ") + h.tag;
-  return Error{EBUSY, s.name + " is held by " + who + " (since " + utc(holds.front().since.tv_sec) +
+  return Error{EBUSY, s.name + " is held by " + tags_of(holds) + " (since " + format_moment(holds.front().since.tv_sec) +
                           "), and nothing was removed; `clonefs release " + s.name + " " +
                           holds.front().tag + "` lets it go"};
 }
@@ -98,7 +94,7 @@ Status Core::hold_clone(const std::string& name, const std::string& tag) {
   Schedule schedule = timetable_.of(s->id);
   for (const auto& h : schedule.holds) {
     if (h.tag == tag)
-      return Error{EEXIST, name + " is held by " + tag + " already, since " + utc(h.since.tv_sec)};
+      return Error{EEXIST, name + " is held by " + tag + " already, since " + format_moment(h.since.tv_sec)};
   }
   if (schedule.holds.size() >= kMaxHolds)
     return Error{EUSERS, name + " has " + std::to_string(kMaxHolds) + " holds, and takes no more; "
@@ -125,8 +121,7 @@ Status Core::release_clone(const std::string& name, const std::string& tag) {
     const auto it = std::find_if(schedule.holds.begin(), schedule.holds.end(),
                                  [&](const CloneHold& h) { return h.tag == tag; });
     if (it == schedule.holds.end()) {
-      std::string who;
-      for (const auto& h : schedule.holds) who += (who.empty() ? "" : ", ") + h.tag;
+      const std::string who = tags_of(schedule.holds);
       return Error{ENOENT, name + " is not held by " + tag + "; " +
                                (who.empty() ? "nobody holds it" : "it is held by " + who)};
     }
@@ -224,7 +219,7 @@ int64_t Core::keep_time(const timespec& wall, std::chrono::nanoseconds since_boo
     if (schedule.precopy_at != 0 && (!before || time >= schedule.precopy_at)) {
       const bool wanted = before && s->state.load() == SessionState::kCreated;
       const auto status = wanted ? precopy({s->name}) : Status{};
-      settle(s, false, status ? "" : "precopy at " + utc(schedule.precopy_at) + ": " +
+      settle(s, false, status ? "" : "precopy at " + format_moment(schedule.precopy_at) + ": " +
                                          status.error().message);
     } else if (schedule.precopy_at != 0) {
       next = std::min(next, schedule.precopy_at);
@@ -245,7 +240,7 @@ int64_t Core::keep_time(const timespec& wall, std::chrono::nanoseconds since_boo
                                            "`clonefs activate` does it now"}
                         : activate(names);
     for (const auto& s : group)
-      settle(s, true, status ? "" : "activation at " + utc(at) + ": " + status.error().message);
+      settle(s, true, status ? "" : "activation at " + format_moment(at) + ": " + status.error().message);
   }
   return next;
 }

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <functional>
 
+#include "engine/moment.h"
 #include "fs/words.h"
 
 namespace clonefs {

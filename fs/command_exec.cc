@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/moment.h"
 #include "fs/command_paths.h"
 #include "fs/daemon_log.h"
 #include "fs/track_picture.h"

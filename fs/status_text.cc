@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "engine/moment.h"
 #include "fs/json_text.h"
 #include "fs/words.h"
 
@@ -64,11 +65,7 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
 
 std::string short_time(const timespec& time) {
   if (time.tv_sec == 0 && time.tv_nsec == 0) return "-";
-  tm broken{};
-  localtime_r(&time.tv_sec, &broken);
-  char text[32];
-  strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken);
-  return text;
+  return format_local(time.tv_sec);
 }
 
 std::string pace(const SessionStatus& s) {

@@ -5,6 +5,8 @@
 #include <ctime>
 #include <limits>
 
+#include "engine/moment.h"
+
 namespace clonefs {
 
 namespace {
@@ -238,12 +240,12 @@ std::string format_duration(uint64_t seconds) {
   return text.empty() ? "0s" : text;
 }
 
-std::string format_moment(int64_t seconds) {
+std::string format_local(int64_t seconds) {
   tm broken{};
   const time_t time = seconds;
-  gmtime_r(&time, &broken);
-  char text[40];
-  strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &broken);
+  localtime_r(&time, &broken);
+  char text[32];
+  strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken);
   return text;
 }
 

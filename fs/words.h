@@ -44,8 +44,8 @@ std::string format_duration(uint64_t seconds);
 // zone the local one; without seconds; without a date the next time that the clock shows it), or "+30m".
 // EINVAL, also when it is past: says what to write.
 Result<int64_t> parse_moment(std::string_view text, int64_t now);
-// "2026-11-27T02:00:00Z"
-std::string format_moment(int64_t seconds);
+// "2026-11-27 02:00:00", local time: for tables. (format_moment() is in engine/moment.h.)
+std::string format_local(int64_t seconds);
 
 // trace, debug, info, warn, error: how much goes to the daemon's log. EINVAL: another word.
 Status check_log_level(std::string_view level);

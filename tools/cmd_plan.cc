@@ -18,6 +18,7 @@
 #include <ctime>
 #include <set>
 
+#include "engine/moment.h"
 #include "fs/json_text.h"
 #include "fs/words.h"
 #include "tools/commands.h"

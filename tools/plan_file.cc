@@ -12,6 +12,7 @@
 #include <set>
 
 #include "engine/engine.h"
+#include "engine/moment.h"
 #include "fs/json_text.h"
 #include "fs/words.h"
 #include "tools/calendar.h"
@@ -155,16 +156,6 @@ Status read_clone(const std::string& file, const toml::table& table, const Plan&
   return {};
 }
 
-// The same text for the same moment in all tables: local time.
-std::string local(int64_t seconds) {
-  tm broken{};
-  const time_t time = seconds;
-  localtime_r(&time, &broken);
-  char text[32];
-  strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken);
-  return text;
-}
-
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const auto& word : words) text += (text.empty() ? "" : " ") + word;
@@ -273,7 +264,7 @@ Result<Timetable> timetable_of(const Plan& plan, int64_t now, int64_t late_s) {
       const int64_t between = calendar->next[i] - calendar->next[i - 1];
       if (between <= static_cast<int64_t>(plan.window_s)) {
         return wrong("the windows overlap: precopy begins " + format_duration(plan.window_s) +
-                     " before each activation, and from " + local(calendar->next[i - 1]) + " to the next it is " +
+                     " before each activation, and from " + format_local(calendar->next[i - 1]) + " to the next it is " +
                      format_duration(static_cast<uint64_t>(between)) + "; write a shorter precopy_window");
       }
     }
@@ -327,11 +318,11 @@ Result<Timetable> timetable_of(const Plan& plan, int64_t now, int64_t late_s) {
 std::string timetable_text(const Plan& plan, const Timetable& timetable, int64_t now) {
   std::string text = plan.file + ": " + std::to_string(plan.clones.size()) +
                      (plan.clones.size() == 1 ? " clone, " : " clones, ") +
-                     (timetable.waits ? "activation at " + local(timetable.activation)
+                     (timetable.waits ? "activation at " + format_local(timetable.activation)
                                       : "activated when all is precopied") +
                      "\n";
   for (const PlannedStep& step : timetable.steps) {
-    std::string when = local(step.at);
+    std::string when = format_local(step.at);
     if (step.at < now) when += " (past: at once)";
     char kind[16];
     std::snprintf(kind, sizeof kind, "%-8s", to_string(step.kind));

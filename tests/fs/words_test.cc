@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "engine/moment.h"
+
 namespace clonefs {
 namespace {
 
