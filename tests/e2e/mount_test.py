@@ -7,7 +7,7 @@ import signal
 import subprocess
 import unittest
 
-from volume import BIN, Volume, main, mounts_beneath, run, wait_for
+from volume import BIN, OWN_NAMESPACE, Volume, main, mounts_beneath, run, wait_for
 
 
 def fill(v):
@@ -255,7 +255,7 @@ class Mount(unittest.TestCase):
 
 # umount(8) looks for its helper in /sbin: here one that has nothing else. It finds it when it looks into
 # the mount table, as for a relative path; of an absolute one it asks statfs, which knows "fuse" only.
-PLAIN_UMOUNT = r"""
+PLAIN_UMOUNT = OWN_NAMESPACE + r"""
 set -e
 mkdir "$BASE/sbin"
 ln -s "$(dirname "$BIN")/umount.fuse.clonefs" "$BASE/sbin/"
@@ -264,10 +264,10 @@ mount --bind "$BASE/sbin" "$(readlink -f /sbin)"
 for round in 1 2; do
   $BIN mount $V
   $BIN copy --mount $V x$round d
-  ! $umount -i $V 2>/dev/null  # without a helper
+  refuses $umount -i $V 2>/dev/null  # without a helper
   test -e $V/.clonefs/ctl
   (cd $BASE && $umount volume)
-  ! grep -q " $V " /proc/self/mountinfo
+  refuses grep " $V " /proc/self/mountinfo
 done
 echo all is well
 """
@@ -287,13 +287,13 @@ class PlainUmount(unittest.TestCase):
 
 # As an ordinary user: in a mount namespace of its own, with a /dev/fuse for all and a user that
 # fusermount3 knows, so that the machine stays as it is.
-AS_USER = r"""
+AS_USER = OWN_NAMESPACE + r"""
 set -e
 mknod "$BASE/fuse" c 10 229 && chmod 666 "$BASE/fuse" && mount --bind "$BASE/fuse" /dev/fuse
 cp /etc/passwd "$BASE/passwd"
 echo "clonefs-test:x:4242:4242::/:/bin/sh" >> "$BASE/passwd"
 mount --bind "$BASE/passwd" /etc/passwd
-exec setpriv --reuid=4242 --regid=4242 --clear-groups env -u XDG_RUNTIME_DIR sh -ec "$SCRIPT"
+setpriv --reuid=4242 --regid=4242 --clear-groups env -u XDG_RUNTIME_DIR sh -ec "$SCRIPT"
 """
 USER_SCRIPT = r"""
 $BIN mount $V

@@ -7,14 +7,13 @@ import shutil
 import tempfile
 import unittest
 
-from volume import BIN, TEST_DIR, main, run
+from volume import BIN, OWN_NAMESPACE, TEST_DIR, main, run
 
 BUILD = os.path.dirname(BIN)
 
 # In the namespace. $DEB: the package, $WORK: a directory on a disk.
-SCRIPT = r"""
+SCRIPT = OWN_NAMESPACE + r"""
 set -e
-refuses() { if "$@"; then echo "went: $*"; exit 1; fi; }  # set -e does not look at "!"
 for dir in usr etc var; do
   mkdir -p $WORK/$dir/upper $WORK/$dir/work
   mount -t overlay none -o lowerdir=/$dir,upperdir=$WORK/$dir/upper,workdir=$WORK/$dir/work /$dir

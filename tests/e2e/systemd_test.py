@@ -12,7 +12,7 @@ import subprocess
 import time
 import unittest
 
-from volume import BIN, Volume, main, run, wait_for
+from volume import BIN, OWN_NAMESPACE, Volume, main, run, wait_for
 
 TOP = os.environ.get("CLONEFS_SOURCE_DIR") or os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                                            "../..")
@@ -184,9 +184,8 @@ class Units(unittest.TestCase):
 
 
 # /sbin has nothing but our helpers, in a mount namespace of its own; mount(8) and umount(8) by path.
-FSTAB = r"""
+FSTAB = OWN_NAMESPACE + r"""
 set -e
-refuses() { if "$@"; then echo "went: $*"; exit 1; fi; }  # set -e does not look at "!"
 mkdir "$BASE/sbin"
 ln -s "$(dirname "$BIN")/mount.fuse.clonefs" "$(dirname "$BIN")/umount.fuse.clonefs" "$BASE/sbin/"
 mount=$(command -v mount) umount=$(command -v umount)
