@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 
+from volume import FORGET_OTHERS
+
 NUMBER = re.compile(r"\d[\d.,:TZ-]*")
 LIMIT_S = 100
 PATH_EXTRA = "/usr/lib/postgresql"
@@ -86,10 +88,9 @@ def script_of(section):
     return "\n".join(lines) + "\n"
 
 
-WORLD = r"""
+WORLD = FORGET_OTHERS + r"""
 set -e
-volumes() { awk '/ - fuse\.clonefs/ { print $5 }' /proc/self/mountinfo; }
-for at in $(volumes | tac); do umount -l "$at"; done  # what others have mounted, here only
+forget_others
 for place in /srv /mnt /backup "$HOME"; do
   mkdir -p "$BASE/$place" "$place"
   mount --bind "$BASE/$place" "$place"

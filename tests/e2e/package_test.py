@@ -18,8 +18,7 @@ for dir in usr etc var; do
   mkdir -p $WORK/$dir/upper $WORK/$dir/work
   mount -t overlay none -o lowerdir=/$dir,upperdir=$WORK/$dir/upper,workdir=$WORK/$dir/work /$dir
 done
-# Volumes of others are none of this system's.
-grep ' - fuse\.clonefs' /proc/self/mountinfo | cut -d' ' -f5 | tac | while read at; do umount -l "$at"; done
+forget_others
 # dpkg's own books and caches change; all else must be as before.
 listing() { find /usr /etc /var -xdev \( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log \
   -o -path /var/tmp \) -prune -o -print | sort; }

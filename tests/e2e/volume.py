@@ -71,9 +71,19 @@ def _watch(pid, path=""):
         pass
 
 
+# Shell, in a mount namespace of its own: what others have mounted is not here. From the outermost: what is
+# beneath one goes with it, and may be out of reach, since those others may end their daemon at any time.
+FORGET_OTHERS = r"""
+forget_others() {
+  local at
+  while at=$(awk '/ - fuse\.clonefs/ { print $5; exit }' /proc/self/mountinfo) && [ -n "$at" ]; do
+    umount -i -l "$(printf %b "$at")" || return
+  done
+}
+"""
 # The begin of a script that has a mount namespace of its own. set -e does not look at "!". When the script
 # fails its daemon is left, which nobody else can reach: a process in that namespace that is not the script.
-OWN_NAMESPACE = r"""
+OWN_NAMESPACE = FORGET_OTHERS + r"""
 refuses() { if "$@"; then echo "went: $*"; exit 1; fi; }
 own=$(readlink /proc/self/ns/mnt)
 [ "$own" != "$(readlink /proc/$PPID/ns/mnt)" ] || { echo "no namespace of its own"; exit 1; }
