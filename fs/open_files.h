@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,9 @@ struct ProcessInside {
 };
 
 // Processes other than the caller with something open at or beneath PATH (absolute, no symlinks),
-// each once, by pid.
-std::vector<ProcessInside> processes_inside(const std::string& path);
+// each once, by pid. DEVICES ("0:52"): only of these file systems; of others there may be files beneath a
+// mount that have the same paths. Asks no file system.
+std::vector<ProcessInside> processes_inside(const std::string& path,
+                                            const std::set<std::string>& devices = {});
 
 }  // namespace clonefs

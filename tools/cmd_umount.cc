@@ -1,7 +1,11 @@
 // clonefs umount: asks the daemon; a dead mount is cleared without one.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
+#include <set>
+#include <thread>
+#include <vector>
 
 #include "fs/command_paths.h"
 #include "fs/json_text.h"
@@ -28,16 +32,32 @@ int unmounted(const MountEntry& entry, bool was_dead, const CommonOptions& commo
   return kExitDone;
 }
 
+// Other than the daemon; of its clones, too.
+std::vector<ProcessInside> users_of(const MountEntry& entry, pid_t daemon) {
+  std::set<std::string> devices;
+  if (const auto table = read_mount_table()) {
+    for (const MountEntry& other : *table) {
+      std::string relative;
+      if ((other.is_volume() || other.is_clones()) &&
+          path_beneath(entry.mountpoint, other.mountpoint, &relative))
+        devices.insert(other.device);
+    }
+  }
+  auto users = processes_inside(entry.mountpoint, devices);
+  std::erase_if(users, [&](const ProcessInside& process) { return process.pid == daemon; });
+  return users;
+}
+
 // ERROR, and who uses the mount.
-int still_used(const MountEntry& entry, pid_t daemon, const Error& error, const CommonOptions& common) {
+int still_used(const MountEntry& entry, const std::vector<ProcessInside>& users, const Error& error,
+               const CommonOptions& common) {
   std::string relative;
   const auto cwd = absolute_path(".", false);
   const bool inside = cwd && path_beneath(entry.mountpoint, *cwd, &relative);
   if (common.json) {
     Json json = error_json(error);
     json["used_by"] = Json::array();
-    for (const ProcessInside& process : processes_inside(entry.mountpoint)) {
-      if (process.pid == daemon) continue;
+    for (const ProcessInside& process : users) {
       Json user{{"pid", process.pid}};
       put_name(&user, "name", process.name);
       put_name(&user, "what", process.what);
@@ -48,8 +68,7 @@ int still_used(const MountEntry& entry, pid_t daemon, const Error& error, const 
   }
   fail("umount", error, common);
   if (inside) std::fprintf(stderr, "  this command's working directory is in it: cd / first\n");
-  for (const ProcessInside& process : processes_inside(entry.mountpoint)) {
-    if (process.pid == daemon) continue;
+  for (const ProcessInside& process : users) {
     std::fprintf(stderr, "  %s (pid %d) uses %s\n", process.name.c_str(), process.pid,
                  process.what.c_str());
   }
@@ -109,10 +128,15 @@ int unmount_volume(const std::string& mountpoint, const CommonOptions& common) {
     const auto json = Json::parse(*status, nullptr, false);
     if (json.is_object() && json.contains("pid")) pid = json["pid"].get<pid_t>();
   }
-  const Status done = ask_to_unmount(pid);
-  if (done) return unmounted(*found, false, common);
-  if (done.error().code == EBUSY) return still_used(*found, pid, done.error(), common);
-  return fail(verb, done.error(), common);
+  for (int tries = 0;; ++tries) {
+    const Status done = ask_to_unmount(pid);
+    if (done) return unmounted(*found, false, common);
+    if (done.error().code != EBUSY) return fail(verb, done.error(), common);
+    // Held for a moment by who looks through /proc, or by what is left of a program that has ended.
+    const auto users = users_of(*found, pid);
+    if (!users.empty() || tries == 40) return still_used(*found, users, done.error(), common);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
 }
 
 }  // namespace clonefs

@@ -11,7 +11,7 @@ import threading
 import unittest
 
 import tree
-from volume import BIN, VolumeTest, main, run
+from volume import BIN, VolumeTest, main, run, stand_still
 
 K = 1024
 TRACK = 64 * K
@@ -336,17 +336,25 @@ class Clones(VolumeTest):
         self.drained()
         names = [v.clone("x", name) for name in ("d/a", "d/sub/c", "d/empty")]
         before = [os.lstat(name) for name in names]
-        os.stat(v.at(".clonefs/clones"))  # its attributes are good for a second from here on
-        resume = threading.Timer(10, os.kill, (v.pid, signal.SIGCONT))
-        resume.start()
-        os.kill(v.pid, signal.SIGSTOP)
-        try:
-            self.assertEqual([os.lstat(name) for name in names], before)
-            stopped = resume.is_alive()
-        finally:
-            os.kill(v.pid, signal.SIGCONT)
-            resume.cancel()
-        self.assertTrue(stopped, "the daemon had to answer")
+        self.assertTrue(self.without_the_daemon(
+            lambda: self.assertEqual([os.lstat(name) for name in names], before)))
+
+    def without_the_daemon(self, look):
+        """Whether LOOK needs no answer of the daemon. What it has to know of .clonefs/clones itself is good for a
+        second only: on a busy machine that may pass."""
+        for _ in range(3):
+            os.stat(self.v.at(".clonefs/clones"))
+            resume = threading.Timer(5, os.kill, (self.v.pid, signal.SIGCONT))
+            stand_still(self.v.pid)
+            resume.start()
+            try:
+                look()
+                if resume.is_alive():
+                    return True
+            finally:
+                os.kill(self.v.pid, signal.SIGCONT)
+                resume.cancel()
+        return False
 
     def test_a_listing_that_the_kernel_keeps_follows_changes(self):
         v = self.v
@@ -390,18 +398,14 @@ class Clones(VolumeTest):
         self.drained()
         fd = os.open(v.clone("x", "d/a"), os.O_RDWR)
         os.pwrite(fd, b"first", 0)  # the kernel asks for security.capability once
-        resume = threading.Timer(10, os.kill, (v.pid, signal.SIGCONT))
-        resume.start()
-        os.kill(v.pid, signal.SIGSTOP)
-        try:
+
+        def read_and_write():
             self.assertEqual(os.pread(fd, TRACK, TRACK), pattern(1, 5 * TRACK)[TRACK:2 * TRACK])
             os.pwrite(fd, b"second", 0)
-            stopped = resume.is_alive()
+        try:
+            self.assertTrue(self.without_the_daemon(read_and_write))
         finally:
-            os.kill(v.pid, signal.SIGCONT)
-            resume.cancel()
             os.close(fd)
-        self.assertTrue(stopped, "the daemon had to answer")
         with open(v.clone("x", "d/a"), "rb") as file:
             self.assertEqual(file.read(6), b"second")
 

@@ -23,7 +23,8 @@ import tempfile
 
 from volume import FORGET_OTHERS
 
-NUMBER = re.compile(r"\d[\d.,:TZ-]*")
+# What differs from run to run: numbers, and whether the drain is done by then.
+VARIABLE = re.compile(r"\d[\d.,:TZ-]*|\b(CopyInProgress|Copied)\b")
 LIMIT_S = 100
 PATH_EXTRA = "/usr/lib/postgresql"
 
@@ -146,7 +147,7 @@ def outputs(text):
 
 def plain(lines):
     """Comparable: without what differs from run to run."""
-    joined = [re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip() for line in lines]
+    joined = [re.sub(r"\s+", " ", VARIABLE.sub("#", line)).strip() for line in lines]
     while joined and not joined[-1]:
         joined.pop()
     return [re.sub(r"-{2,}", "--", line) for line in joined]

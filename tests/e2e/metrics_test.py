@@ -11,7 +11,7 @@ import unittest
 sys.path.append("/usr/lib/python3/dist-packages")  # Debian's, when another python3 comes first
 from prometheus_client.parser import text_string_to_metric_families
 
-from volume import BIN, Volume, VolumeTest, main, run
+from volume import BIN, Volume, VolumeTest, main, run, stand_still
 
 RULES = os.path.join(os.environ.get("CLONEFS_SOURCE_DIR") or
                      os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."),
@@ -178,7 +178,7 @@ class AllVolumes(unittest.TestCase):
 
     def test_a_stopped_daemon_is_not_waited_for(self):
         v = self.volume()
-        os.kill(v.pid, signal.SIGSTOP)
+        stand_still(v.pid)
         try:
             families = parse(run(BIN, "metrics", "--timeout", "1", timeout=20).stdout)
             self.assertEqual(value(families, "clonefs_up", volume=v.path), 0)

@@ -4,7 +4,9 @@ busy ones, an ordinary user's."""
 import errno
 import os
 import signal
+import socket
 import subprocess
+import time
 import unittest
 
 from volume import BIN, OWN_NAMESPACE, Volume, main, mounts_beneath, run, wait_for
@@ -170,7 +172,8 @@ class Mount(unittest.TestCase):
             with open(path, "rb") as held:
                 done = run(BIN, "umount", v.path)
                 self.assertEqual(done.returncode, 1)
-                self.assertIn(f"(pid {os.getpid()})", done.stdout)
+                # Not with what it holds beneath the mount, by the same path.
+                self.assertIn(f"(pid {os.getpid()}) uses {path} (open)", done.stdout)
                 self.assertIn("still mounted", done.stdout)
                 self.assertEqual(held.read(4), b"data")
             self.assertEqual(os.listdir(v.at("d")), ["file"])
@@ -179,6 +182,21 @@ class Mount(unittest.TestCase):
             v.cli("copy", "again", "d")  # the flush works again
             v.cli("delete", "--force", "again")
         v.umount()
+
+    def test_umount_waits_for_what_is_held_a_moment_longer(self):
+        v = self.volume()
+        v.mount()
+        one, other = socket.socketpair()
+        with one, other:
+            fd = os.open(v.at("d/file"), os.O_RDONLY)
+            socket.send_fds(one, [b"x"], [fd])  # on its way no process has it
+            os.close(fd)
+            with subprocess.Popen([BIN, "umount", v.path]) as command:
+                time.sleep(0.1)  # less than it tries
+                _, fds, _, _ = socket.recv_fds(other, 1, 1)
+                os.close(fds[0])
+                self.assertEqual(command.wait(30), 0)
+        v.wait_end(0)
 
     def test_umount_of_what_is_none(self):
         v = self.volume()

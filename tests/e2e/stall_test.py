@@ -10,7 +10,7 @@ import threading
 import time
 import unittest
 
-from volume import BIN, Volume, VolumeTest, main, run, wait_for
+from volume import BIN, Volume, VolumeTest, main, run, stand_still, wait_for
 
 LIMIT_S = 1
 DATA = b"old" * 100000
@@ -37,7 +37,7 @@ class Stall(VolumeTest):
         self.v.ctl("copy clone . --nocopy")
 
     def stop(self):
-        os.kill(self.below.pid, signal.SIGSTOP)
+        stand_still(self.below.pid)
 
     def go_on(self):
         if self.below.pid is not None:
@@ -187,11 +187,12 @@ class SourceStall(VolumeTest):
 
     def test_nobody_else_waits(self):
         self.v.write("file", b"old")
+        os.mkdir(self.v.at("d"))  # while a name is made in a directory, the kernel looks up none that is new
         self.freeze()
         made = []
 
         def make(n):
-            os.close(os.open(self.v.at(f"new{n}"), os.O_CREAT | os.O_WRONLY))
+            os.close(os.open(self.v.at(f"d/new{n}"), os.O_CREAT | os.O_WRONLY))
             made.append(n)
         threads = [threading.Thread(target=make, args=(n,), daemon=True) for n in range(8)]
         for thread in threads:

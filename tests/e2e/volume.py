@@ -112,6 +112,19 @@ def wait_for(condition, what, timeout=30.0):
         time.sleep(0.005)
 
 
+def stand_still(pid):
+    """Stops the process. Each of its threads goes on until the signal has got to it."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stopped():
+        states = set()
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="utf-8") as file:
+                states.add(file.read().rpartition(")")[2].split()[0])
+        return states == {"T"}
+    wait_for(stopped, f"process {pid} stands still")
+
+
 def run(*command, timeout=60, **options):
     """A command's exit code and output; never raises for a failure."""
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -924,6 +924,11 @@ TEST(OpenFiles, SaysWhoIsInside) {
   char byte = 0;
   ASSERT_EQ(read(ready[0], &byte, 1), 1);
   const auto found = processes_inside(pattern);
+  struct stat st {};
+  EXPECT_EQ(stat(pattern.c_str(), &st), 0);
+  const auto here = std::to_string(major(st.st_dev)) + ":" + std::to_string(minor(st.st_dev));
+  EXPECT_EQ(processes_inside(pattern, {here}).size(), 1u);
+  EXPECT_TRUE(processes_inside(pattern, {"0:0"}).empty()) << "another file system's";
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
   ASSERT_EQ(found.size(), 1u);
