@@ -82,7 +82,8 @@ def script_of(section):
     for block in section.blocks:
         lines.append(f"LINE={block.line}")
         if block.kind == "sh":
-            lines += block.text
+            # set -e does not look at what fails before "&&".
+            lines += [*block.text, "(exit $?)"]
             continue
         for command, _ in commands(block):
             lines += ["echo '@@@ output'", command, "echo '@@@ end'"]

@@ -163,11 +163,16 @@ class Units(unittest.TestCase):
         start.remove("--log")
         v.mount_words = lambda: start
         v.mount()
+        commands = exec_lines("clonefs-clone@.service", "ExecStart", "daily")
+        env = dict(os.environ, CLONEFS_MOUNT=v.path, CLONEFS_PATHS=".", CLONEFS_RECREATE="--keep 1")
         for content in (b"two", b"three"):
+            if content == b"three":
+                with open(v.clone("daily", "f"), "rb"):  # as a backup that goes on
+                    codes = [run(*command, env=env).returncode for command in commands]
+                self.assertEqual(codes, [0, 0, 1], "refused while the generation before is read")
             v.write("f", content)
-            for command in exec_lines("clonefs-clone@.service", "ExecStart", "daily"):
-                done = run(*command, env=dict(os.environ, CLONEFS_MOUNT=v.path, CLONEFS_PATHS=".",
-                                              CLONEFS_RECREATE="--keep 1"))
+            for command in commands:
+                done = run(*command, env=env)
                 self.assertEqual(done.returncode, 0, done.stdout)
             v.wait("daily")
             with open(v.clone("daily", "f"), "rb") as file:
