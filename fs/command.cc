@@ -21,12 +21,6 @@ using Check = std::function<std::string(std::string&)>;
   throw CLI::ValidationError(why, EINVAL);
 }
 
-std::string check_name(const std::string& name) {
-  if (is_session_name(name)) return {};
-  return "'" + name + "' cannot be the name of a session: use 1 to 64 letters, digits, '.', '_' " +
-         "and '-', beginning with a letter or digit.";
-}
-
 uint64_t size_of(const std::string& text) {
   auto size = parse_size(text);
   if (!size) refuse(size.error().message);
@@ -328,8 +322,8 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
 
   add(Verb::kList, "List all clones, terminated ones too");
 
-  sub = add(Verb::kWait, "Wait until a session is copied");
-  one_name(sub);
+  sub = add(Verb::kWait, "Wait until sessions are copied");
+  names(sub, "all of these")->required();
   sub->add_option_function<std::string>(
       "--for",
       [&draft](const std::string& goal) {
@@ -351,7 +345,7 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
 
   sub = add(Verb::kDelete, "Remove clones");
   names(sub, "clones")->required();
-  force(sub, "also those with a session that is not terminated");
+  force(sub, "also those that are not copied yet, and failed ones");
 
   sub = add(Verb::kExtents, "Show the extents of a session's files and the bits of their tracks");
   sub->add_option_function<std::string>(
@@ -407,6 +401,12 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
       },
       "until the volume is unmounted")
       ->type_name("trace|debug|info|warn|error");
+}
+
+std::string check_name(const std::string& name) {
+  if (is_session_name(name)) return {};
+  return "'" + name + "' cannot be the name of a session: use 1 to 64 letters, digits, '.', '_' " +
+         "and '-', beginning with a letter or digit.";
 }
 
 std::vector<std::string> protect_words(std::vector<std::string> words) {

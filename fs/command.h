@@ -77,6 +77,9 @@ class CommandGrammar {
   std::optional<Command> command_;
 };
 
+// "": NAME can be that of a session; else why not, for CLI11.
+std::string check_name(const std::string& name);
+
 // What CLI11 would take for something else ("[a,b]", "{}", "++") as it must be handed to it.
 std::vector<std::string> protect_words(std::vector<std::string> words);
 

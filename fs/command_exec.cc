@@ -132,7 +132,7 @@ Result<std::string> CommandExecutor::show_status(const Command& command) {
 Result<std::string> CommandExecutor::wait(const Command& command,
                                           const std::function<bool()>& cancelled) {
   using Clock = std::chrono::steady_clock;
-  const std::string& name = command.names.front();
+  auto name = command.names.begin();
   const auto end = command.timeout ? Clock::now() + *command.timeout : Clock::time_point::max();
   while (true) {
     const bool last = end != Clock::time_point::max() && end - Clock::now() <= kWaitSlice;
@@ -140,11 +140,12 @@ Result<std::string> CommandExecutor::wait(const Command& command,
         last ? std::max(std::chrono::milliseconds(0),
                         std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()))
              : kWaitSlice;
-    const Status status = engine_.wait(name, command.goal, slice);
+    const Status status = engine_.wait(*name, command.goal, slice);
+    if (status && ++name != command.names.end()) continue;
     if (status || status.error().code != ETIMEDOUT || last) {
-      return after(status, command, {name});
+      return after(status, command, command.names);
     }
-    if (cancelled()) return Error{EINTR, "wait " + name + ": interrupted."};
+    if (cancelled()) return Error{EINTR, "wait " + *name + ": interrupted."};
   }
 }
 

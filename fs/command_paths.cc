@@ -74,9 +74,11 @@ bool path_beneath(const std::string& base, const std::string& path, std::string*
   return true;
 }
 
+Error empty_path() { return {EINVAL, "an empty path was given. '.' is the whole volume."}; }
+
 Result<std::string> volume_path(int source, const std::string& mountpoint,
                                 const std::string& path) {
-  if (path.empty()) return Error{EINVAL, "an empty path was given. '.' is the whole volume."};
+  if (path.empty()) return empty_path();
   std::string relative = clean_path(path);
   if (path[0] == '/') {
     if (has_dot_dot(path) || !path_beneath(mountpoint, "/" + relative, &relative)) {

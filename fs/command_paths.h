@@ -15,6 +15,9 @@ namespace clonefs {
 // leads out of the volume, EINVAL for what lies in .clonefs, ENOENT and the like.
 Result<std::string> volume_path(int source, const std::string& mountpoint, const std::string& path);
 
+// Why "" is none.
+Error empty_path();
+
 // O_PATH descriptor of PATH beneath DIR, by openat2 with RESOLVE beside what keeps it beneath; a link
 // at the end is meant itself. -errno.
 int open_beneath(int dir, const char* path, uint64_t resolve);

@@ -8,6 +8,7 @@
 #include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -152,6 +153,13 @@ Status start_log(const LogTarget& target) {
                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
       logger->set_pattern(kPattern);
     } else {
+      const std::string directory = where.substr(0, where.find_last_of('/') + 1);
+      struct stat st {};
+      // The sink would make it: of a word that is mistyped, or where another disk is to be mounted.
+      if (where != "pool" && ::stat(directory.c_str(), &st) != 0) {
+        return Error{errno, "no log: the directory of " + quote_word(where) + ": " + std::strerror(errno) +
+                                ". Make it, or name another place: --log pool|journal|syslog|stderr|FILE"};
+      }
       // By its path the pool is out of reach once the volume is mounted over it.
       logger = file_logger(where == "pool" ? "/proc/self/fd/" + std::to_string(target.pool) + "/clonefs.log"
                                            : where);

@@ -182,6 +182,15 @@ std::string printable(const std::string& name) {
   return out;
 }
 
+std::string printable_lines(const std::string& text) {
+  std::string out;
+  for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+    end = text.find('\n', begin);
+    out += printable(text.substr(begin, end - begin)) + (end == std::string::npos ? "" : "\n");
+  }
+  return out;
+}
+
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all) {
   std::vector<std::vector<std::string>> rows{
       {"NAME", "STATE", "OPERATION", "DONE", "FILES", "SIZE", "LEFT", "CONSISTENCY POINT"}};
@@ -251,6 +260,9 @@ std::string status_details(const SessionStatus& s) {
       {"session columns", columns.empty() ? "-" : columns},
       {"destination", printable(s.destination)},
   };
+  if (s.tracks_inherited != 0) {
+    rows.push_back({"taken from before", count_word(s.tracks_inherited, "track") + " that did not change"});
+  }
   if (s.fence_ns != 0) {
     char text[32];
     std::snprintf(text, sizeof text, "%.3f ms", static_cast<double>(s.fence_ns) / 1e6);

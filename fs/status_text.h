@@ -28,6 +28,8 @@ struct VolumeInfo {
 
 // Names and texts of any bytes on one line of a terminal.
 std::string printable(const std::string& text);
+// The same of text that may have several lines.
+std::string printable_lines(const std::string& text);
 
 // A table with one line a session; terminated ones are left out unless ALL.
 std::string status_table(const std::vector<SessionStatus>& sessions, bool all);

@@ -41,6 +41,7 @@
 #include "fs/open_files.h"
 #include "fs/own_mount.h"
 #include "fs/service_notify.h"
+#include "fs/status_text.h"
 #include "fs/unique_fd.h"
 #include "fs/volume.h"
 
@@ -62,7 +63,7 @@ class StartReport {
       std::printf("%s\n", text.c_str());
       std::fflush(stdout);
     } else if (kind == 'N' ? ::isatty(STDERR_FILENO) == 1 : kind != 'R') {
-      std::fprintf(stderr, "clonefs: mount: %s\n", text.c_str());
+      std::fprintf(stderr, "clonefs: mount: %s\n", printable_lines(text).c_str());
     }
   }
 

@@ -1,6 +1,7 @@
 #include "tools/client.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -31,9 +32,8 @@ std::string read_all(int fd) {
   return text;
 }
 
-// The volume that PATH lies in; null if none.
-const MountEntry* volume_of(const std::vector<MountEntry>& table, const std::string& path) {
-  const auto resolved = absolute_path(path, true);
+// The volume that RESOLVED lies in; null if none.
+const MountEntry* volume_of(const std::vector<MountEntry>& table, const Result<std::string>& resolved) {
   if (!resolved) return nullptr;
   const MountEntry* entry = mount_of(table, *resolved);
   if (entry == nullptr) return nullptr;
@@ -46,7 +46,30 @@ const MountEntry* volume_of(const std::vector<MountEntry>& table, const std::str
   return nullptr;
 }
 
+// PATH from the working directory, its last name not followed. Of what is gone (restore brings it back) the
+// rest as it is written.
+Result<std::string> path_from_here(const std::string& path) {
+  auto resolved = absolute_path(path, true);
+  std::string head = path, rest;
+  while (!resolved && resolved.error().code == ENOENT) {
+    while (head.size() > 1 && head.back() == '/') head.pop_back();
+    const size_t slash = head.rfind('/');
+    const std::string last = head.substr(slash == std::string::npos ? 0 : slash + 1);
+    if (slash == std::string::npos || slash == 0 || last == "..") break;
+    if (last != ".") rest = "/" + last + rest;
+    head.resize(slash);
+    const auto above = absolute_path(head, true);
+    if (above) return *above + rest;
+  }
+  return resolved;
+}
+
 }  // namespace
+
+Error not_the_owner(const std::string& mountpoint, int code) {
+  return {code, "only the owner of the volume " + mountpoint +
+                    " may command it. Run the command as its owner or as root."};
+}
 
 Result<Client> Client::find(const std::string& mount, const std::vector<std::string>& paths) {
   const auto table = read_mount_table();
@@ -63,14 +86,16 @@ Result<Client> Client::find(const std::string& mount, const std::vector<std::str
     for (const MountEntry& entry : *table) {
       if (entry.is_volume() && entry.mountpoint == at) found = &entry;
     }
-    if (found == nullptr) found = volume_of(*table, named + "/.");
+    if (found == nullptr) found = volume_of(*table, absolute_path(named, false));
     if (found == nullptr) {
       return Error{ENOENT,
                    "no volume is mounted at " + named + ". Mount it: clonefs mount " + named};
     }
   }
-  for (size_t i = 0; i < paths.size() && found == nullptr; i++) found = volume_of(*table, paths[i]);
-  if (found == nullptr) found = volume_of(*table, "./.");
+  for (size_t i = 0; i < paths.size() && found == nullptr; i++) {
+    found = volume_of(*table, path_from_here(paths[i]));
+  }
+  if (found == nullptr) found = volume_of(*table, absolute_path(".", false));
   if (found == nullptr) {
     for (const MountEntry& entry : *table) {
       if (!entry.is_volume()) continue;
@@ -89,17 +114,24 @@ Result<Client> Client::find(const std::string& mount, const std::vector<std::str
 }
 
 Result<std::string> Client::volume_path(const std::string& path) const {
+  if (path.empty()) return empty_path();
   std::string relative;
   const auto cwd = absolute_path(".", false);
-  const bool inside = cwd && path_beneath(mountpoint_, *cwd, &relative);
-  if (path.empty() || (path[0] != '/' && !inside)) return path;  // relative to the volume
-  const auto resolved = absolute_path(path, true);
-  if (!resolved) return resolved.error();
-  if (!path_beneath(mountpoint_, *resolved, &relative)) {
-    return Error{EXDEV, quote_word(path) + " does not lie in the volume " + mountpoint_ +
-                            ". Select files and directories in it."};
+  const bool from_here = path[0] == '/' || (cwd && path_beneath(mountpoint_, *cwd, &relative));
+  const auto resolved = path_from_here(path);
+  if (from_here && !resolved) return resolved.error();
+  if (resolved && path_beneath(mountpoint_, *resolved, &relative)) {
+    const auto other = from_here ? resolved : absolute_path(mountpoint_ + "/" + path, true);
+    struct stat st {};
+    if (other && *other != *resolved && ::lstat(other->c_str(), &st) == 0) {
+      return Error{EINVAL, quote_word(path) + " is " + quote_word(*resolved) + " from here, but the volume has " +
+                               quote_word(*other) + " too. Write the one that you mean as an absolute path."};
+    }
+    return relative;
   }
-  return relative;
+  if (!from_here) return path;  // relative to the volume
+  return Error{EXDEV, quote_word(path) + " does not lie in the volume " + mountpoint_ +
+                          ". Select files and directories in it."};
 }
 
 Result<std::string> Client::send(const Command& command) const {
@@ -110,8 +142,7 @@ Result<std::string> Client::send_line(const std::string& line, const std::string
   const std::string path = mountpoint_ + "/.clonefs/ctl";
   const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd && (errno == EACCES || errno == EPERM)) {
-    return Error{errno, "only the owner of the volume " + mountpoint_ +
-                            " may command it. Run the command as its owner or as root."};
+    return not_the_owner(mountpoint_, errno);
   }
   if (!fd && errno == ENOTCONN) return gone(mountpoint_);
   if (!fd) return Error::from_errno(errno, path);

@@ -9,6 +9,9 @@
 
 namespace clonefs {
 
+// Of a volume that belongs to somebody else.
+Error not_the_owner(const std::string& mountpoint, int code);
+
 class Client {
  public:
   // The volume that is meant: MOUNT (--mount) or CLONEFS_MOUNT if given, else the one that the
@@ -16,7 +19,9 @@ class Client {
   static Result<Client> find(const std::string& mount, const std::vector<std::string>& paths);
 
   const std::string& mountpoint() const { return mountpoint_; }
-  // A path as the user wrote it, relative to the volume.
+  // A path as the user wrote it, relative to the volume. It means what it means to every program: it is
+  // absolute, or goes from the working directory. One from a working directory outside that does not lead
+  // into the volume goes from its root. EINVAL: the one and the other are there.
   Result<std::string> volume_path(const std::string& path) const;
   // Sends COMMAND and waits for the reply.
   Result<std::string> send(const Command& command) const;

@@ -2,8 +2,10 @@
 #include <cstdio>
 
 #include "fs/json_text.h"
+#include "fs/status_text.h"
 #include "fs/words.h"
 #include "tools/commands.h"
+#include "tools/terminal.h"
 
 namespace clonefs {
 
@@ -15,7 +17,7 @@ int fail(const std::string& verb, const Error& error, const CommonOptions& commo
   // Messages of a session's command begin with the command itself.
   const bool named = error.message.starts_with(verb + " ") || error.message.starts_with(verb + ":");
   std::fprintf(stderr, "clonefs: %s%s\n", named ? "" : (verb + ": ").c_str(),
-               error.message.c_str());
+               printable_lines(error.message).c_str());
   return kExitFailed;
 }
 
@@ -61,7 +63,9 @@ int run_command(Command command, const CommonOptions& common) {
   if (!reply) return fail(verb, reply.error(), common);
   const bool shows = command.verb == Verb::kStatus || command.verb == Verb::kList ||
                      command.verb == Verb::kExtents || command.verb == Verb::kVerify;
-  if (shows || command.json || !common.quiet) std::fputs(reply->c_str(), stdout);
+  if (shows || command.json || !common.quiet) {
+    std::fputs((command.json ? *reply : fit_lines(*reply, look_at_terminal())).c_str(), stdout);
+  }
   return 0;
 }
 

@@ -18,8 +18,10 @@
 
 #include "fs/json_text.h"
 #include "fs/mount_table.h"
+#include "fs/status_text.h"
 #include "fs/words.h"
 #include "tools/commands.h"
+#include "tools/terminal.h"
 
 namespace clonefs {
 
@@ -30,6 +32,9 @@ enum class Grade { kOk, kHint, kProblem };
 const char* to_string(Grade grade) {
   return grade == Grade::kOk ? "ok" : grade == Grade::kHint ? "hint" : "problem";
 }
+
+// Bytes in the pool that are as good as none: a catalog and a skeleton want them.
+constexpr uint64_t kNoRoom = 4 << 20;
 
 struct Finding {
   Grade grade;
@@ -201,11 +206,16 @@ class Doctor {
       return;
     }
     const auto value = [&](const char* key) { return status.value(key, Json()); };
-    std::string line = at + " is mounted, " + std::to_string(status["sessions"].size()) + " sessions";
+    std::string line = at + " is mounted, " + count_word(status["sessions"].size(), "session");
     if (value("pool_free_bytes").is_number()) {
       line += ", " + format_size(value("pool_free_bytes").get<uint64_t>()) + " free in the pool";
     }
     say(Grade::kOk, "volume", line);
+    if (value("pool_free_bytes").is_number() && value("pool_free_bytes").get<uint64_t>() < kNoRoom &&
+        !value("pool_full_in_s").is_number()) {
+      say(Grade::kProblem, "pool_space", "the pool of " + at + " is full: no clone can be made or copied",
+          "delete clones, or make room: clonefs list");
+    }
     if (value("version") != CLONEFS_VERSION) {
       say(Grade::kHint, "version", at + " is served by clonefs " + value("version").get<std::string>() +
                                        ", this is " CLONEFS_VERSION,
@@ -241,6 +251,7 @@ class Doctor {
 int examine_system(const CommonOptions& common) {
   Doctor doctor;
   doctor.look();
+  const Terminal terminal = look_at_terminal();
   bool problem = false;
   Json findings = Json::array();
   for (const Finding& f : doctor.findings()) {
@@ -250,8 +261,11 @@ int examine_system(const CommonOptions& common) {
                         {"text", f.text},
                         {"remedy", f.remedy.empty() ? Json() : Json(f.remedy)}});
     if (common.json || (common.quiet && f.grade != Grade::kProblem)) continue;
-    std::printf("%-8s %s\n", to_string(f.grade), f.text.c_str());
-    if (!f.remedy.empty()) std::printf("         do: %s\n", f.remedy.c_str());
+    char grade[16];
+    std::snprintf(grade, sizeof grade, "%-8s ", to_string(f.grade));
+    std::string lines = grade + printable(f.text) + "\n";
+    if (!f.remedy.empty()) lines += "         do: " + printable(f.remedy) + "\n";
+    std::fputs(fit_lines(lines, terminal).c_str(), stdout);
   }
   if (common.json) {
     Json json = new_answer();

@@ -88,7 +88,11 @@ int show_events(const EventsOptions& options, const CommonOptions& common) {
       const int code = errno;
       const auto still = Client::find(client->mountpoint(), {});
       if (first || (!still && still.error().code == ENOTCONN)) {
-        return fail("events", still ? Error::from_errno(code, path) : still.error(), common);
+        const bool forbidden = code == EACCES || code == EPERM;
+        return fail("events", !still      ? still.error()
+                              : forbidden ? not_the_owner(client->mountpoint(), code)
+                                          : Error::from_errno(code, path),
+                    common);
       }
       if (!common.quiet) std::fprintf(stderr, "clonefs: events: the volume was unmounted\n");
       return 0;

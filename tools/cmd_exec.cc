@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -53,6 +54,20 @@ Status enter_namespace() {
     return Error::from_errno(errno, "a mount namespace");
   }
   return {};
+}
+
+// As a shell sees it: a directory of PATH that cannot be searched has no program.
+bool is_in_path(const std::string& program) {
+  if (program.find('/') != std::string::npos) return true;
+  const char* value = std::getenv("PATH");
+  const std::string path = value != nullptr ? value : "/bin:/usr/bin";
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find(':', begin), path.size());
+    const std::string directory = begin == end ? "." : path.substr(begin, end - begin);
+    if (::access((directory + "/" + program).c_str(), F_OK) == 0) return true;
+    begin = end + 1;
+  }
+  return false;
 }
 
 }  // namespace
@@ -106,8 +121,10 @@ int exec_in_clone(const ExecOptions& options, const CommonOptions& common) {
   for (const std::string& word : options.command) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
   ::execvp(words[0], words.data());
-  const int code = errno;
-  fail("exec", Error{code, "cannot run " + options.command[0] + ": " + std::strerror(code)}, common);
+  const int code = errno == EACCES && !is_in_path(options.command[0]) ? ENOENT : errno;
+  fail("exec", Error{code, "cannot run " + options.command[0] + ": " + std::strerror(code) +
+                               ". Write after -- a program's path, or the name of one in PATH."},
+       common);
   return code == ENOENT ? kExitNotFound : kExitCannotRun;
 }
 

@@ -1,8 +1,12 @@
 // clonefs fsck: looks through a pool that no daemon uses.
+#include <cerrno>
 #include <cstdio>
 
 #include "engine/pool_check.h"
+#include "fs/command_paths.h"
 #include "fs/json_text.h"
+#include "fs/mount_table.h"
+#include "fs/words.h"
 #include "tools/commands.h"
 
 namespace clonefs {
@@ -24,12 +28,29 @@ std::string as_json(const PoolCheckOptions& options, const PoolReport& report) {
   return dump_json(json);
 }
 
+// The volume that hides POOL beneath its mount; "" if none does.
+std::string volume_over(const std::string& pool) {
+  const auto table = read_mount_table();
+  const auto at = absolute_path(pool, true);
+  if (!table || !at) return "";
+  const MountEntry* entry = mount_of(*table, *at);
+  std::string inner;
+  const bool hidden = entry != nullptr && entry->is_volume() &&
+                      path_beneath(entry->mountpoint + "/.clonefs", *at, &inner);
+  return hidden ? entry->mountpoint : "";
+}
+
 }  // namespace
 
 int fsck_pool(const PoolCheckOptions& options, const CommonOptions& common) {
   const bool quiet = common.quiet;
   const auto report = check_pool(options);
-  if (!report) return fail("fsck", report.error(), common);
+  if (!report) {
+    const std::string volume = report.error().code == ENOENT ? volume_over(options.pool) : "";
+    if (volume.empty()) return fail("fsck", report.error(), common);
+    return fail("fsck", {EBUSY, "the volume " + volume + " is mounted over its pool. First: clonefs umount " +
+                                    quote_word(volume)}, common);
+  }
   if (common.json) {
     std::printf("%s", as_json(options, *report).c_str());
     return report->problems == 0 ? 0 : 1;

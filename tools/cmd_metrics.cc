@@ -23,6 +23,7 @@
 #include "fs/mount_table.h"
 #include "fs/unique_fd.h"
 #include "tools/commands.h"
+#include "tools/whole_file.h"
 
 namespace clonefs {
 
@@ -121,13 +122,13 @@ class Families {
 Status write_whole(const std::string& file, const std::string& text) {
   std::string pattern = file + ".XXXXXX";
   const UniqueFd fd(::mkostemp(pattern.data(), O_CLOEXEC));
-  if (!fd) return Error::from_errno(errno, pattern);
+  if (!fd) return cannot_write(file, errno);
   const bool written = ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
                        ::fchmod(fd.get(), 0644) == 0;
   if (written && ::rename(pattern.c_str(), file.c_str()) == 0) return {};
   const int code = errno;
   ::unlink(pattern.c_str());
-  return Error::from_errno(code, file);
+  return cannot_write(file, code);
 }
 
 }  // namespace
@@ -145,22 +146,21 @@ int show_metrics(const MetricsOptions& options, const CommonOptions& common) {
     volumes = {client->mountpoint()};
   }
   Families families;
+  size_t others = 0;
   Json json = new_answer();
   json["volumes"] = Json::array();
   for (const std::string& volume : volumes) {
     std::string text;
     const Answer answer = ask(volume, std::chrono::seconds(options.timeout_s), &text);
-    if (answer == Answer::kForbidden && common.mount.empty()) continue;  // another user's
-    if (answer == Answer::kForbidden) {
-      return fail("metrics", {EACCES, "only the owner of the volume " + volume + " and root may read its metrics."},
-                  common);
-    }
+    const bool forbidden = answer == Answer::kForbidden;
+    // Others' volumes are passed over, unless they are all that there is.
+    if (forbidden && volumes.size() == ++others) return fail("metrics", not_the_owner(volume, EACCES), common);
     const bool up = answer == Answer::kHere;
-    families.add(up_text(volume, up));
+    if (!forbidden) families.add(up_text(volume, up));
     if (up) families.add(text);
     Json of_volume;
     put_name(&of_volume, "volume", volume);
-    of_volume["up"] = up;
+    of_volume["up"] = forbidden ? Json(nullptr) : Json(up);
     json["volumes"].push_back(of_volume);
   }
   const std::string text = families.text();

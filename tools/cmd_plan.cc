@@ -23,6 +23,7 @@
 #include "fs/words.h"
 #include "tools/commands.h"
 #include "tools/plan_file.h"
+#include "tools/terminal.h"
 
 namespace clonefs {
 
@@ -32,7 +33,13 @@ namespace {
 constexpr int64_t kLate = 300;
 
 volatile sig_atomic_t ended = 0;
-void note_end(int) { ended = 1; }
+volatile sig_atomic_t hook_to_end = 0;  // timeout(1), which hands it on to all that it has started
+void note_end(int) {
+  const int code = errno;
+  ended = 1;
+  if (hook_to_end != 0) ::kill(hook_to_end, SIGTERM);
+  errno = code;
+}
 
 const Error kEnded{EINTR, "ended by a signal"};
 
@@ -51,13 +58,14 @@ Status wait_until(int64_t time) {
 
 class Run {
  public:
-  Run(const Plan& plan, const Client& client, bool quiet)
-      : plan_(plan), client_(client), quiet_(quiet) {}
+  Run(const Plan& plan, const Client& client, const CommonOptions& common)
+      : plan_(plan), client_(client), quiet_(common.quiet || common.json), json_(common.json) {}
 
   Status run(const Timetable& timetable) {
     Status status = prepare(timetable);
     bool activated = false;
     if (status) status = hooks(timetable, PlannedStep::kBefore, false);
+    if (status && ended != 0) status = kEnded;
     if (status) {
       status = command(activation());
       activated = static_cast<bool>(status);
@@ -66,15 +74,21 @@ class Run {
     // Whoever was stopped goes on, whatever happened.
     if (Status last = hooks(timetable, PlannedStep::kFinally, activated); status && !last) status = last;
     if (status) status = hooks(timetable, PlannedStep::kAfter, true);
-    if (!status && !activated) {
-      status = Error{status.error().code,
-                     status.error().message + ". Nothing was activated; the clones stay prepared: run the plan "
-                     "again, or `clonefs activate " + join_words(names()) + "`"};
-    }
-    return status;
+    return !status && !activated ? not_activated(status.error()) : status;
   }
 
  private:
+  Error not_activated(const Error& why) const {
+    std::string text = why.message;
+    while (text.ends_with('.')) text.pop_back();
+    text += ". Nothing was activated";
+    if (prepared_.size() == plan_.clones.size()) {
+      text += "; the clones stay prepared: run the plan again, or `clonefs activate " + join_words(names()) + "`";
+    } else if (!prepared_.empty()) {
+      text += "; prepared are " + join_words(prepared_) + ", which the plan takes up when it is run again";
+    }
+    return {why.code, text};
+  }
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& clone : plan_.clones) names.push_back(clone.name);
@@ -98,8 +112,15 @@ class Run {
 
   Status command(const std::vector<std::string>& words) const {
     const auto reply = client_.send_line(join_words(words) + "\n", words[0]);
-    if (!reply) return Error{reply.error().code, words[0] + ": " + reply.error().message};
-    return {};
+    if (reply) return {};
+    const std::string& text = reply.error().message;
+    return Error{reply.error().code, text.starts_with(words[0] + " ") ? text : words[0] + ": " + text};
+  }
+
+  Status make_ready(const PlannedClone& clone) {
+    const Status status = make(clone);
+    if (status) prepared_.push_back(clone.name);
+    return status;
   }
 
   // Every clone is Created or in Precopy, the latter precopied if there is no time to wait for.
@@ -111,7 +132,7 @@ class Run {
       }
       say("precopy of " + join_words(step.clones));
       for (const std::string& name : step.clones)
-        if (auto status = make(clone_of(name)); !status) return status;
+        if (auto status = make_ready(clone_of(name)); !status) return status;
       for (const std::string& name : step.clones) {
         if (timetable.waits) break;
         if (auto status = command({"wait", name, "--for", "precopied"}); !status) return status;
@@ -120,7 +141,7 @@ class Run {
     if (auto status = timetable.waits ? wait_until(timetable.activation) : Status{}; !status) return status;
     for (const PlannedClone& clone : plan_.clones) {
       if (clone.precopy) continue;
-      if (auto status = make(clone); !status) return status;
+      if (auto status = make_ready(clone); !status) return status;
     }
     return ended != 0 ? Status(kEnded) : Status{};
   }
@@ -166,7 +187,8 @@ class Run {
       const std::string whose = step.clones.empty() ? "" : step.clones[0];
       if (kind == PlannedStep::kBefore) begun_.insert(whose);
       if (kind == PlannedStep::kFinally && !begun_.contains(whose) && has_before(whose)) continue;
-      if (kind == PlannedStep::kBefore && ended != 0) return kEnded;
+      // A signal ends what the run has before it, not that the stopped go on.
+      if (kind != PlannedStep::kFinally && ended != 0) return kEnded;
       const Status status = hook(step, whose, activated);
       if (!status && result) result = status;
       if (!status && kind == PlannedStep::kBefore) return status;
@@ -202,11 +224,27 @@ class Run {
     const std::string limit = std::to_string(plan_.hook_timeout_s);
     const char* words[] = {"timeout", "-k", "5", limit.c_str(), "sh", "-c", step.command.c_str(), nullptr};
     pid_t pid = 0;
-    if (const int e = ::posix_spawnp(&pid, words[0], nullptr, nullptr, const_cast<char**>(words), env.data());
-        e != 0)
-      return Error::from_errno(e, title);
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    // The one object is alone on stdout.
+    if (json_) ::posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
+    const int e = ::posix_spawnp(&pid, words[0], &actions, nullptr, const_cast<char**>(words), env.data());
+    ::posix_spawn_file_actions_destroy(&actions);
+    if (e != 0) return Error::from_errno(e, title);
+    const bool ends = step.kind != PlannedStep::kFinally;
+    if (ends) {
+      hook_to_end = pid;
+      if (ended != 0) ::kill(pid, SIGTERM);  // it came before this pid was known
+    }
+    siginfo_t done;
+    while (::waitid(P_PID, static_cast<id_t>(pid), &done, WEXITED | WNOWAIT) < 0 && errno == EINTR) {
+    }
+    hook_to_end = 0;  // before its number can be another's
     int status = 0;
     while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (ends && ended != 0) {
+      return Error{EINTR, "ended by a signal during the hook '" + title + "'"};
     }
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
     std::string how = WIFEXITED(status) ? "failed with exit code " + std::to_string(WEXITSTATUS(status))
@@ -219,6 +257,8 @@ class Run {
   const Plan& plan_;
   const Client& client_;
   const bool quiet_;
+  const bool json_;
+  std::vector<std::string> prepared_;
   std::set<std::string> begun_;  // "": the plan's own
 };
 
@@ -253,9 +293,10 @@ int install(const Plan& plan, const PlanOptions& options, const CommonOptions& c
   if (dir.empty()) {
     const char* home = std::getenv("HOME");
     dir = user ? std::string(home != nullptr ? home : "") + "/.config/systemd/user" : "/etc/systemd/system";
-    for (size_t slash = dir.find('/', 1); user && slash != std::string::npos; slash = dir.find('/', slash + 1))
-      ::mkdir(dir.substr(0, slash).c_str(), 0755);
-    if (user) ::mkdir(dir.c_str(), 0755);
+  }
+  for (size_t slash = dir.find('/', 1);; slash = dir.find('/', slash + 1)) {
+    ::mkdir(dir.substr(0, slash).c_str(), 0755);
+    if (slash == std::string::npos) break;
   }
   Json written = Json::array();
   for (const Unit& unit : *units) {
@@ -266,6 +307,7 @@ int install(const Plan& plan, const PlanOptions& options, const CommonOptions& c
     std::fputs(dump_json({{"schema", 1}, {"units", written}}).c_str(), stdout);
     return kExitDone;
   }
+  if (common.quiet) return kExitDone;
   for (const Json& path : written) std::printf("%s\n", path.get<std::string>().c_str());
   const std::string systemctl = user ? "systemctl --user" : "systemctl";
   std::printf("To start it: %s daemon-reload && %s enable --now %s\n", systemctl.c_str(), systemctl.c_str(),
@@ -288,8 +330,9 @@ int run_plan(const PlanOptions& options, const CommonOptions& common) {
   const auto timetable = timetable_of(*plan, now, options.run ? kLate : 0);
   if (!timetable) return fail("plan", timetable.error(), common);
   if (!options.run) {
-    std::fputs((common.json ? timetable_json(*plan, *timetable) : timetable_text(*plan, *timetable, now)).c_str(),
-               stdout);
+    const std::string text = common.json ? timetable_json(*plan, *timetable)
+                                         : fit_lines(timetable_text(*plan, *timetable, now), look_at_terminal());
+    std::fputs(text.c_str(), stdout);
     return kExitDone;
   }
   const auto client = Client::find(common.mount.empty() ? plan->mount : common.mount, {});
@@ -299,7 +342,7 @@ int run_plan(const PlanOptions& options, const CommonOptions& common) {
   struct sigaction action {};
   action.sa_handler = note_end;
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
-  const Status status = Run(*plan, *client, common.quiet || common.json).run(*timetable);
+  const Status status = Run(*plan, *client, common).run(*timetable);
   ::close(*lock);
   if (!status) return fail("plan", status.error(), common);
   if (common.json) {

@@ -22,12 +22,17 @@ namespace {
 
 int wrong_usage(const std::string& text, const std::string& help, bool json = false) {
   if (json) {
-    std::fputs(dump_json(error_json({EINVAL, text + " Try: " + help})).c_str(), stdout);
+    const std::string separator = text.ends_with('.') ? " " : ". ";
+    std::fputs(dump_json(error_json({EINVAL, text + separator + "Try: " + help})).c_str(), stdout);
     return kExitUsage;
   }
   std::fprintf(stderr, "clonefs: %s\nTry: %s\n", text.c_str(), help.c_str());
   return kExitUsage;
 }
+
+// A variable of a script that is not set must not mean the default.
+const CLI::Validator kGiven([](const std::string& text) { return std::string(text.empty() ? "it is empty" : ""); },
+                            "", "given");
 
 // Of mount: what -o takes.
 std::string mount_footer() {
@@ -59,7 +64,8 @@ int run(int argc, char** argv) {
   app.add_option("--mount", common.mount,
                  "the volume: its mountpoint (default: CLONEFS_MOUNT, or found from the paths, the "
                  "working directory, or because it is the only one)")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->check(kGiven);
   app.add_flag("--json", common.json, "answer as JSON");
   app.add_flag("-q,--quiet", common.quiet, "say nothing when all is well");
 
@@ -116,7 +122,8 @@ int run(int argc, char** argv) {
   DiffCommand diff;
   CLI::App* differences = app.add_subcommand("diff", "List what changed between a clone and now");
   differences->fallthrough();
-  differences->add_option("NAME", diff.name, "the clone")->required();
+  const CLI::Validator a_name([](const std::string& name) { return check_name(name); }, "", "name");
+  differences->add_option("NAME", diff.name, "the clone")->required()->check(a_name);
   differences->add_option("PATH", diff.paths, "files and directories; default: all that was cloned");
   differences->add_flag("--exit-code", diff.exit_code, "exit code 3 when there are differences");
   differences->add_flag("--thorough", diff.thorough, "compare all data, whatever the times say");
@@ -124,10 +131,11 @@ int run(int argc, char** argv) {
   RestoreCommand restore;
   CLI::App* back = app.add_subcommand("restore", "Copy back from a clone what differs from it");
   back->fallthrough();
-  back->add_option("NAME", restore.name, "the clone")->required();
+  back->add_option("NAME", restore.name, "the clone")->required()->check(a_name);
   back->add_option("PATH", restore.paths, "files and directories; default: all that was cloned");
   CLI::Option* to = back->add_option("--to", restore.to,
-                                     "a directory to restore to, instead of the volume; made if missing");
+                                     "a directory to restore to, instead of the volume; made if missing")
+                        ->check(kGiven);
   back->add_flag("--guard", restore.guard, "first clone the present state; says the clone's name")
       ->excludes(to);
   back->add_flag("--delete", restore.remove,
@@ -139,8 +147,8 @@ int run(int argc, char** argv) {
   std::string reported, html;
   CLI::App* report = app.add_subcommand("report", "Write all that is known of a session as a page");
   report->fallthrough();
-  report->add_option("NAME", reported, "the session")->required();
-  report->add_option("--html", html, "the file, which needs no other")->required();
+  report->add_option("NAME", reported, "the session")->required()->check(a_name);
+  report->add_option("--html", html, "the file, which needs no other")->required()->check(kGiven);
 
   PlanOptions plan;
   CLI::App* planned = app.add_subcommand("plan", "Show, run or install a plan: clones that are made together");
@@ -152,7 +160,7 @@ int run(int argc, char** argv) {
       "--install", plan.install, "write the systemd units that run it by its calendar");
   plan_run->excludes(dry_run)->excludes(plan_install);
   plan_install->excludes(dry_run);
-  planned->add_option("--unit-dir", plan.unit_dir, "where --install writes them")->needs(plan_install);
+  planned->add_option("--unit-dir", plan.unit_dir, "where --install writes them")->needs(plan_install)->check(kGiven);
   planned->add_option("--now", plan.now, "the timetable as of this time")->excludes(plan_run);
 
   CLI::App* doctor = app.add_subcommand("doctor", "Look for what stands in clonefs's way on this system");
@@ -169,7 +177,8 @@ int run(int argc, char** argv) {
   measured->fallthrough();
   measured->add_option("--output", metrics.output,
                        "write them to this file, all at once: for the textfile collector of node_exporter")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(kGiven);
   measured
       ->add_option("--timeout", metrics.timeout_s,
                    "how long each daemon is waited for (default 10); then its clonefs_up is 0")

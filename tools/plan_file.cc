@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <set>
 
 #include "engine/engine.h"
@@ -195,7 +196,10 @@ const char* to_string(PlannedStep::Kind kind) {
 }
 
 Result<Plan> read_plan(const std::string& file) {
-  if (::access(file.c_str(), R_OK) != 0) return Error::from_errno(errno, file);
+  if (::access(file.c_str(), R_OK) != 0) {
+    return Error{errno, "the plan " + quote_word(file) + " cannot be read: " + std::strerror(errno) +
+                            ". docs/PLANS.md says how one is written"};
+  }
   const toml::parse_result parsed = toml::parse_file(file);
   if (!parsed) {
     return Error{EINVAL, file + ":" + std::to_string(parsed.error().source().begin.line) + ": " +
@@ -384,7 +388,8 @@ Result<std::vector<Unit>> units_of(const Plan& plan, const std::string& program)
   return std::vector<Unit>{
       {name + ".service", "[Unit]\nDescription=Clones of the plan " + file +
                               "\n\n[Service]\nType=oneshot\n# It waits for the activation.\n"
-                              "TimeoutStartSec=infinity\nExecStart=" +
+                              "TimeoutStartSec=infinity\n# It ends its hooks, and lets go on who was stopped.\n"
+                              "KillMode=mixed\nExecStart=" +
                               program + " plan " + file + " --run\n"},
       {name + ".timer", "[Unit]\nDescription=Clones of the plan " + file + ": " + calendar->normalized +
                             (plan.window_s == 0 ? "" : ", precopy before it") +

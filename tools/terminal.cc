@@ -10,8 +10,105 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 namespace clonefs {
+
+namespace {
+
+bool starts_character(char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }
+
+size_t width_of(const std::string& text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), starts_character));
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return lines;
+}
+
+// PARTS one after another, on as few lines as there must be. A part that is too long stays whole, so that it
+// can be copied.
+std::string packed(const std::vector<std::string>& parts, const char* between, size_t columns, size_t indent) {
+  std::string text, line;
+  for (const std::string& part : parts) {
+    const bool fresh = line.find_first_not_of(' ') == std::string::npos;
+    if (!fresh && width_of(line + between + part) > columns) {
+      text += line + "\n";
+      line = std::string(indent, ' ') + part;
+    } else {
+      line += (fresh ? "" : between) + part;
+    }
+  }
+  return text + line + "\n";
+}
+
+std::string wrapped(const std::string& line, size_t columns) {
+  constexpr size_t kIndent = 4;
+  if (width_of(line) <= columns) return line + "\n";
+  std::vector<std::string> words;
+  for (size_t begin = 0; begin <= line.size();) {
+    // Blanks that align something belong to the word behind them.
+    const size_t word = std::min(line.find_first_not_of(' ', begin), line.size());
+    const size_t end = std::min(line.find(' ', word), line.size());
+    words.push_back(line.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  std::string text, now;
+  for (const std::string& word : words) {
+    if (!now.empty() && width_of(now + " " + word) > columns) {
+      text += now + "\n";
+      now = std::string(kIndent, ' ') + word.substr(std::min(word.find_first_not_of(' '), word.size()));
+    } else {
+      now += (now.empty() ? "" : " ") + word;
+    }
+  }
+  return text + now + "\n";
+}
+
+}  // namespace
+
+std::string fit_lines(const std::string& text, const Terminal& terminal) {
+  const std::vector<std::string> lines = lines_of(text);
+  const bool fits = std::all_of(lines.begin(), lines.end(), [&](const std::string& line) {
+    return width_of(line) <= terminal.columns;
+  });
+  if (!terminal.is_one || fits) return text;
+  // Where the columns of a table begin.
+  std::vector<size_t> begins;
+  if (lines[0].starts_with("NAME ")) {
+    begins.push_back(0);
+    for (size_t at = 2; at < lines[0].size(); at++) {
+      if (lines[0][at] != ' ' && lines[0].compare(at - 2, 2, "  ") == 0) begins.push_back(at);
+    }
+  }
+  const auto cell = [&](const std::string& line, size_t column) {
+    const size_t end = column + 1 < begins.size() ? begins[column + 1] : line.size();
+    const std::string all = line.substr(std::min(begins[column], line.size()), end - begins[column]);
+    return all.substr(0, all.find_last_not_of(' ') + 1);
+  };
+  std::string out;
+  for (size_t i = begins.empty() ? 0 : 1; i < lines.size(); i++) {
+    const bool row = begins.size() > 2 && lines[i].size() > begins[1] &&
+                     lines[i].compare(begins[1] - 2, 2, "  ") == 0;
+    if (!row) {
+      out += wrapped(lines[i], terminal.columns);
+      continue;
+    }
+    std::vector<std::string> parts{cell(lines[i], 0), cell(lines[i], 1)};
+    for (size_t column = 2; column < begins.size(); column++) {
+      const std::string value = cell(lines[i], column);
+      if (!value.empty() && value != "-") parts.push_back(cell(lines[0], column) + " " + value);
+    }
+    out += packed(parts, "  ", terminal.columns, 2);
+  }
+  return out;
+}
 
 Terminal look_at_terminal() {
   static const bool utf8 =
@@ -37,13 +134,11 @@ std::string paint(const std::string& text, Color color, const Terminal& terminal
 }
 
 std::string fit(const std::string& text, size_t columns) {
-  const auto starts = [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; };
-  const auto count = static_cast<size_t>(std::count_if(text.begin(), text.end(), starts));
-  if (count <= columns) return text;
+  if (width_of(text) <= columns) return text;
   const size_t keep = columns > 3 ? columns - 3 : columns;
   size_t seen = 0;
   size_t end = 0;
-  while (end < text.size() && !(starts(text[end]) && seen == keep)) seen += starts(text[end++]);
+  while (end < text.size() && !(starts_character(text[end]) && seen == keep)) seen += starts_character(text[end++]);
   return text.substr(0, end) + (columns > 3 ? "..." : "");
 }
 

@@ -22,6 +22,9 @@ std::string paint(const std::string& text, Color color, const Terminal& terminal
 // At most COLUMNS characters of TEXT (which is on one line, without colors); what is no UTF-8 counts a
 // column a byte. Cut ones end with "...".
 std::string fit(const std::string& text, size_t columns);
+// TEXT (lines, without colors) as TERMINAL shows it best: lines that are too long are parted at blanks; a
+// table (its first word is NAME) of which one is, is shown as blocks of "HEAD cell". Unchanged if TERMINAL is none.
+std::string fit_lines(const std::string& text, const Terminal& terminal);
 // A duration for people: "0.4 ms", "1.2 s", "3m20s".
 std::string format_duration_ns(uint64_t nanoseconds);
 

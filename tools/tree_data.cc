@@ -30,6 +30,18 @@ ssize_t read_full(int fd, char* data, uint64_t size, uint64_t offset) {
   return static_cast<ssize_t>(done);
 }
 
+// What the kernel still holds of FD goes to its file system, as a close(2) sends it: only then a FUSE or
+// NFS mount says that there is no room for it.
+bool flush(int fd) {
+  const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (copy >= 0 && ::close(copy) == 0) return true;
+  const int code = errno;
+  // The cache shows what it could not write, as if it were there: who compares again must see what is.
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  errno = code;
+  return false;
+}
+
 bool write_full(int fd, const char* data, uint64_t size, uint64_t offset) {
   for (uint64_t done = 0; done < size;) {
     const ssize_t n = ::pwrite(fd, data + done, size - done, static_cast<off_t>(offset + done));
@@ -172,12 +184,15 @@ Result<uint64_t> bring_over(int then, int now, const std::vector<DataRange>& ran
       }
       if (n == 0) break;
       if (!write_full(now, buffer.data(), static_cast<uint64_t>(n), at)) {
-        return failed("it cannot be written");
+        const Error error = failed("it cannot be written");
+        flush(now);  // what was taken before
+        return error;
       }
       written += static_cast<uint64_t>(n);
       at += static_cast<uint64_t>(n);
     }
   }
+  if (!flush(now)) return failed("it cannot be written");
   return written;
 }
 

@@ -24,7 +24,7 @@ Result<std::vector<DataRange>> differing_ranges(int then, int now, uint64_t size
                                                 const std::vector<ByteRange>& within, HowMuch how_much);
 
 // Makes RANGES of NOW what they are in THEN: writes data, punches holes (or writes zeros where that is
-// not possible). Bytes written.
+// not possible). Bytes written; an error also when a cache took them and has no place for them.
 Result<uint64_t> bring_over(int then, int now, const std::vector<DataRange>& ranges);
 
 }  // namespace clonefs

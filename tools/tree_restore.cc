@@ -327,7 +327,7 @@ TreeRestorer::Failure TreeRestorer::update_file(const TreeChange& change, const 
     return {errno, ""};
   }
   const auto brought = bring_over(then.get(), file.get(), *ranges);
-  if (!brought) return {brought.error().code, brought.error().message};
+  if (!brought) return {brought.error().code, ""};
   *written += *brought;
   return {};
 }

@@ -6,11 +6,17 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "fs/unique_fd.h"
 #include "fs/words.h"
 
 namespace clonefs {
+
+Error cannot_write(const std::string& path, int code) {
+  return {code, quote_name(path) + " cannot be written: " + std::strerror(code) +
+                    ". Name a file in a directory that is there and yours"};
+}
 
 Status write_whole_file(const std::string& path, const std::string& text) {
   // A device or a pipe is written to as it is.
@@ -29,7 +35,7 @@ Status write_whole_file(const std::string& path, const std::string& text) {
   if (e == 0 && !in_place && ::rename(temporary.c_str(), path.c_str()) != 0) e = errno;
   if (e == 0) return {};
   if (!in_place) ::unlink(temporary.c_str());
-  return Error::from_errno(e, quote_name(path) + " cannot be written");
+  return cannot_write(path, e);
 }
 
 }  // namespace clonefs

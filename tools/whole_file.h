@@ -8,6 +8,7 @@
 
 namespace clonefs {
 
+Error cannot_write(const std::string& path, int code);
 Status write_whole_file(const std::string& path, const std::string& text);
 
 }  // namespace clonefs

@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 
-from volume import BIN, Volume, VolumeTest, main, run, wait_for
+from volume import BIN, Refused, Volume, VolumeTest, main, run, wait_for
 
 MIB = 1 << 20
 VERBS = ("mount", "umount", "create", "precopy", "activate", "copy", "status", "list", "wait",
@@ -69,6 +70,34 @@ class Finding(VolumeTest):
                 with open(v.clone(name, "d/file"), "rb") as file:
                     self.assertEqual(file.read(), b"data")
             self.assertIn("by-path", says("list", cwd=v.clone("by-path")))
+
+    def test_a_path_means_what_it_means_to_every_program(self):
+        v = self.v
+        v.write("d/e/file", b"data")
+        v.write("volume/file", b"named as the volume is")
+        v.write("e/file", b"another")
+        parent, volume = os.path.split(v.path)
+
+        def paths(*words, cwd):
+            v.cli("create", "c", *words, cwd=cwd)
+            found = v.status("c")["paths"]
+            v.cli("terminate", "c", "--force")
+            return found
+        self.assertEqual(paths("e", cwd=v.at("d")), ["d/e"])
+        self.assertEqual(paths("../e", cwd=v.at("d")), ["e"])
+        self.assertEqual(paths(f"{volume}/e", cwd=parent), ["e"])
+        self.assertEqual(paths("../e", cwd=parent + "/volume/d"), ["e"])
+        # Nothing of that name here, or not in the volume: from the volume's root.
+        self.assertEqual(paths("d/e", cwd="/"), ["d/e"])
+        self.assertEqual(paths(".", cwd="/"), ["."])
+        for word in (volume, f"{volume}/file"):
+            with self.assertRaises(Refused) as caught:
+                paths(word, cwd=parent)
+            self.assertIn("absolute path", caught.exception.text)
+        v.write("file", b"")
+        shutil.rmtree(v.at("volume"))
+        self.assertEqual(paths(volume, cwd=parent), ["."])
+        self.assertEqual(paths(f"{volume}/file", cwd=parent), ["file"])
 
 
 class Commands(VolumeTest):

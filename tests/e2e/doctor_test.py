@@ -2,8 +2,11 @@
 """clonefs doctor: what it says of a machine and its mounts, and that it changes nothing."""
 import json
 import os
+import shutil
+import unittest
 
-from volume import BIN, VolumeTest, main, run
+from pool_errors_test import SmallPool
+from volume import BIN, VolumeTest, main, run, wait_for
 
 
 class Doctor(VolumeTest):
@@ -47,6 +50,33 @@ class Doctor(VolumeTest):
         self.assertEqual(self.v.status("broken")["state"], "Failed")
         [session] = self.of_volume(self.look(), "session")
         self.assertIn("clonefs status broken", session["remedy"])
+
+    @unittest.skipUnless(os.geteuid() == 0 and shutil.which("mkfs.ext4"), "mounts a small disk")
+    def test_a_full_pool(self):
+        small = SmallPool(32 << 20, [])
+        v = self.v = small.v
+        self.addCleanup(v.clean_up)
+        v.mount()
+        self.assertEqual(self.of_volume(self.look(), "pool_space"), [])
+        small.fill(leave=64 << 10)
+        wait_for(lambda: v.status_json()["pool_free_bytes"] < 1 << 20, "the daemon has seen it")
+        [space] = self.of_volume(self.look(), "pool_space")
+        self.assertEqual(space["grade"], "problem")
+
+    def test_what_a_terminal_would_obey(self):
+        v = self.v
+        v.umount()
+        odd = os.path.join(v.base, "\x1b[31mred")
+        os.rename(v.source, odd)
+        v.source = v.path = odd
+        v.mount()
+        text = run(BIN, "doctor").stdout
+        self.assertNotIn("\x1b", text)
+        self.assertIn("\\x1b[31mred is mounted", text)
+        v.umount()
+        said = run(BIN, "mount", odd + "/none").stdout
+        self.assertIn("\\x1b[31mred/none", said)
+        self.assertNotIn("\x1b", said)
 
     def test_without_a_terminal_for_people(self):
         text = run(BIN, "doctor").stdout

@@ -17,6 +17,11 @@ test "$($BIN exec x -- cat d/file)" = old
 test "$($BIN exec --in-place x -- cat $V/d/file)" = old
 test "$($BIN exec --in-place x -- id -u)" = 4242
 test "$(cat $V/d/file)" = new
+# A directory of PATH that may not be searched has no program, as for a shell.
+mkdir -m 0 $V/closed
+code=0
+PATH=$V/closed:$PATH $BIN exec x -- no-such-command || code=$?
+test $code = 127
 $BIN umount $V
 echo all is well
 """

@@ -78,10 +78,12 @@ class Places(unittest.TestCase):
         self.addCleanup(v.clean_up)
         for where, code, words in (("nowhere", 2, "journal"), ("stderr", 1, "--foreground"),
                                    (os.path.join(v.source, "log"), 1, "lies in the volume"),
-                                   (v.base, 1, "no log")):
+                                   (v.base, 1, "no log"),
+                                   (os.path.join(v.base, "none/log"), 1, "the directory of")):
             done = run(BIN, "mount", "--log", where, v.source)
             self.assertEqual(done.returncode, code, done.stdout)
             self.assertIn(words, done.stdout)
+        self.assertFalse(os.path.exists(os.path.join(v.base, "none")))
         done = run(BIN, "mount", "--log-level", "loud", v.source)
         self.assertEqual(done.returncode, 2, done.stdout)
         done = run(BIN, "mount", "--no-clones", "--log", "pool", v.source)

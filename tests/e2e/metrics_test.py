@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """.clonefs/metrics and clonefs metrics: what Prometheus reads, and the alerts made of it."""
+import json
 import os
 import re
 import shutil
@@ -174,7 +175,32 @@ class AllVolumes(unittest.TestCase):
                          ["clonefs.prom"])
         done = run(BIN, "metrics", "--output", os.path.join(one.base, "no/where"))
         self.assertEqual(done.returncode, 1)
-        self.assertIn("no/where", done.stdout)
+        self.assertIn("no/where cannot be written: No such file or directory. Name a file", done.stdout)
+
+    @unittest.skipUnless(os.geteuid() == 0, "asks as another user")
+    def test_another_users(self):
+        """Passed over; but who may read none at all is told so."""
+        v = self.volume()
+        user = ("setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", BIN, "metrics")
+        done = run(*user, "--mount", v.path)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("only the owner of the volume", done.stdout)
+        # No other test's volumes.
+        done = run("unshare", "-m", "bash", "-c", r"""
+for at in $(awk '/ - fuse\.clonefs/ { print $5 }' /proc/self/mountinfo); do
+  case $at in "$V"*) ;; *) umount -i -l "$at" ;; esac
+done
+"$@" """, "-", *user, env=dict(os.environ, V=v.path))
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn(f"only the owner of the volume {v.path}", done.stdout)
+        os.chown(v.source, 4242, 4242)
+        other = self.volume()
+        v.remount()
+        self.assertIn(f'clonefs_up{{volume="{v.path}"}} 1', run(*user).stdout)
+        self.assertNotIn(other.path, run(*user).stdout)
+        volumes = json.loads(run(*user, "--json").stdout)["volumes"]
+        up = {volume["volume"]: volume["up"] for volume in volumes}
+        self.assertEqual((up[v.path], up[other.path]), (True, None))
 
     def test_a_stopped_daemon_is_not_waited_for(self):
         v = self.volume()

@@ -209,17 +209,67 @@ finally = 'echo never >> $LOG'
         self.assertIn("Nothing was activated", said)
         self.assertFalse(os.path.exists(self.log), "nobody was stopped who must go on")
 
+    def test_a_signal_during_a_hook(self):
+        """It ends the hook and all that this one has started, and the run; whoever was stopped goes on."""
+        for sent in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            text = f"""
+before = 'echo $$ >> $LOG; trap "echo ended >> $LOG; exit 0" TERM; sleep 1000 & wait'
+finally = 'echo "go $CLONEFS_ACTIVATED" >> $LOG'
+after = 'echo never >> $LOG'
+""" + THREE
+            env = dict(os.environ, CLONEFS_MOUNT=self.v.path, LOG=self.log)
+            with subprocess.Popen([BIN, "plan", self.file(text), "--run"], env=env, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT) as running:
+                wait_for(self.hooks, "the hook has begun")
+                running.send_signal(sent)
+                said = running.communicate(timeout=30)[0].decode()
+                self.assertEqual(running.returncode, 1, said)
+            self.assertIn("ended by a signal during the hook 'before'", said)
+            self.assertIn("Nothing was activated; the clones stay prepared", said)
+            self.assertEqual(self.hooks()[1:], ["ended", "go no"])
+            self.assertEqual({self.state(name) for name in "abc"}, {"Precopy"})
+            os.remove(self.log)
+
+    def test_a_signal_after_the_activation(self):
+        text = """
+finally = 'echo "go $CLONEFS_ACTIVATED" >> $LOG; until [ -e $LOG.end ]; do sleep 0.01; done; echo gone >> $LOG'
+after = 'echo never >> $LOG'
+""" + THREE
+        env = dict(os.environ, CLONEFS_MOUNT=self.v.path, LOG=self.log)
+        with subprocess.Popen([BIN, "plan", self.file(text), "--run"], env=env, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT) as running:
+            wait_for(self.hooks, "the hook has begun")
+            running.send_signal(signal.SIGTERM)
+            with open(self.log + ".end", "wb"):
+                pass
+            said = running.communicate(timeout=30)[0].decode()
+            self.assertEqual(running.returncode, 1, said)
+        self.assertNotIn("Nothing was activated", said)
+        self.assertEqual(self.hooks(), ["go yes", "gone"])
+
+    def test_json_alone_on_stdout(self):
+        env = dict(os.environ, CLONEFS_MOUNT=self.v.path)
+        done = subprocess.run([BIN, "plan", self.file("before = 'echo quiet'\n" + THREE), "--run", "--json"],
+                              env=env, capture_output=True, check=False, timeout=60)
+        self.assertEqual(done.returncode, 0, done)
+        self.assertEqual(len(json.loads(done.stdout)["sessions"]), 3)
+        self.assertEqual(done.stderr, b"quiet\n")
+
     def test_what_cannot_be_made(self):
         said = self.plan(THREE.replace('"a", "b"', '"nothing"'), "--run", code=1)
-        self.assertIn("nothing", said)
-        self.assertIn("Nothing was activated", said)
+        self.assertIn("clonefs: plan: create c: nothing cannot be selected", said)
+        self.assertIn("Paths are relative to the volume. Nothing was activated; prepared are a b,", said)
+        self.assertNotIn("clonefs activate", said)
+        self.plan(THREE, "--run")
+        self.v.cli("delete", "--force", "a", "b", "c")
+        said = self.plan(THREE.replace('["a"]', '["nothing"]'), "--run", code=1)
+        self.assertTrue(said.endswith("the volume. Nothing was activated\n"), said)
 
 
 @unittest.skipUnless(CALENDAR, "systemd-analyze is not installed")
 class Units(Plans):
     def install(self, text, code=0, name="nightly.toml"):
-        where = os.path.join(self.v.base, "units")
-        os.makedirs(where, exist_ok=True)
+        where = os.path.join(self.v.base, "units/made")
         path = self.file(text, name)
         done = run(BIN, "plan", path, "--install", "--unit-dir", where)
         self.assertEqual(done.returncode, code, done.stdout)
@@ -240,6 +290,11 @@ class Units(Plans):
         done = run("systemd-analyze", "verify", "--man=no", *units)
         self.assertEqual((done.returncode, [line for line in done.stdout.splitlines()
                                             if "clonefs" in line]), (0, []), done.stdout)
+
+    def test_quiet(self):
+        done = run(BIN, "plan", self.file('calendar = "daily"\n' + THREE), "--install", "-q", "--unit-dir",
+                   os.path.join(self.v.base, "units"))
+        self.assertEqual((done.returncode, done.stdout), (0, ""))
 
     def test_the_timer_begins_with_the_window(self):
         for text, expected in (

@@ -6,15 +6,17 @@ import json
 import mmap
 import os
 import random
+import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 import unittest
 
 import tree
 from mount_test import run_as_user
-from volume import BIN, SEED, Refused, Volume, VolumeTest, main, run, wait_for
+from volume import BIN, SEED, TEST_DIR, Refused, Volume, VolumeTest, main, run, wait_for
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -257,9 +259,79 @@ class Diff(Case):
                 self.assertEqual(caught.exception.code, 1, caught.exception)
                 for text in texts:
                     self.assertIn(text, caught.exception.text)
+        with open(self.v.at("d/a"), "wb") as file:
+            file.write(b"newer")
+        for words, code, text in (  # of scripts whose variable is not set
+                (("restore", "c", "--to", ""), 2, "--to: it is empty"),
+                (("restore", "c", "d", "--to="), 2, "--to"),
+                (("restore", "c", ""), 1, "an empty path was given"),
+                (("restore", "c", "d/a", "", "-n"), 1, "an empty path was given"),
+                (("diff", "c", ""), 1, "an empty path was given"),
+                (("restore", "--mount", "", "c"), 2, "--mount: it is empty")):
+            with self.assertRaises(Refused, msg=words) as caught:
+                self.v.cli(*words)
+            self.assertEqual(caught.exception.code, code, caught.exception)
+            self.assertIn(text, caught.exception.text)
+        self.assertEqual(self.content("d/a"), b"newer")
         with self.assertRaises(Refused) as caught:
             self.v.cli("restore", "c", "--to", "/tmp/x", "--delete")
         self.assertEqual(caught.exception.code, 2)
+
+
+@unittest.skipUnless(os.geteuid() == 0 and shutil.which("mkfs.ext4"),
+                     "needs root and mkfs.ext4, to mount a small file system")
+class SmallDisk(unittest.TestCase):
+    """A volume on a small disk of its own, the pool elsewhere."""
+
+    def setUp(self):
+        outside = tempfile.mkdtemp(prefix="clonefs-e2e-", dir=TEST_DIR)
+        self.addCleanup(shutil.rmtree, outside)
+        image, base = os.path.join(outside, "image"), os.path.join(outside, "disk")
+        os.mkdir(base)
+        with open(image, "wb") as file:
+            file.truncate(32 * MIB)
+        done = run("mkfs.ext4", "-q", "-F", "-m", "0", image)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        done = run("mount", "-o", "loop", image, base)
+        self.v = Volume(base=base, pool=os.path.join(outside, "pool"))
+        self.v.log = os.path.join(outside, "daemon.log")
+        self.addCleanup(self.v.clean_up)
+        if done.returncode != 0:
+            self.skipTest("no loop device can be mounted: " + done.stdout)
+        self.v.mount()
+
+    def fill(self):
+        with self.assertRaises(OSError) as caught, open(self.v.at("filler"), "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(MIB))
+                os.fsync(file.fileno())
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
+
+    def test_no_room(self):
+        """The cache takes what is written; that there is no place for it shows later."""
+        v = self.v
+        v.write("missing", pattern(SEED, 8 * MIB))
+        v.write("sparse", b"")
+        with open(v.at("sparse"), "r+b") as file:
+            file.write(pattern(SEED + 1, 8 * MIB))
+        v.cli("copy", "c", ".")
+        v.cli("wait", "c")
+        os.remove(v.at("missing"))
+        os.truncate(v.at("sparse"), 0)
+        self.fill()
+        answer = json.loads(v.cli("restore", "c", "--json", code=1))
+        outcomes = {c["path"]: c for c in answer["changes"]}
+        for path in ("missing", "sparse"):
+            self.assertFalse(outcomes[path]["done"], outcomes[path])
+            self.assertEqual(outcomes[path]["error"]["code"], "ENOSPC")
+            self.assertEqual(outcomes[path]["bytes_written"], 0)
+        self.assertEqual(answer["summary"]["bytes_written"], 0)
+        self.assertFalse(os.path.exists(v.at("missing")))
+        os.remove(v.at("filler"))
+        v.cli("restore", "c")
+        for path in ("missing", "sparse"):
+            with open(v.beneath(path), "rb") as now, open(v.clone("c", path), "rb") as then:
+                self.assertTrue(now.read() == then.read(), path)
 
 
 class Restore(Case):
@@ -450,6 +522,17 @@ class Restore(Case):
         self.assertFalse(os.path.exists(v.at("a/b/one")))
         self.assertEqual(stat.S_IMODE(os.stat(v.at("a")).st_mode), 0o711)
 
+    def test_a_directory_that_is_gone(self):
+        v = self.v
+        v.write("d/e/file", b"content")
+        self.clone_now()
+        for cwd, path in ((v.path, "d/e/file"), (v.base, "volume/d/e/file"), (v.base, "./volume/d/../d/e")):
+            shutil.rmtree(v.at("d"))
+            if ".." in path:
+                os.mkdir(v.at("d"))
+            v.cli("restore", "c", path, cwd=cwd)
+            self.assertEqual(self.content("d/e/file"), b"content")
+
     def test_elsewhere(self):
         v = self.v
         v.write("d/e/file", b"content", 0o640)
@@ -565,8 +648,8 @@ class Strangers(Case):
     def test_refused(self):
         self.v.write("f", b"")
         self.clone_now()
-        for verb in ("diff", "restore"):
-            done = run("setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", BIN, verb, "c",
+        for words in (("diff", "c"), ("restore", "c"), ("events",)):
+            done = run("setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", BIN, *words,
                        env=dict(os.environ, CLONEFS_MOUNT=self.v.path), cwd="/")
             self.assertEqual(done.returncode, 1)
             self.assertIn("only the owner of the volume", done.stdout)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What is drawn on terminals of all kinds: status --watch."""
+"""What is shown on terminals of all kinds: status --watch, and lines that are too long for them."""
 import fcntl
 import os
 import pty
@@ -48,6 +48,38 @@ class OnTerminal:
         """What was drawn each time: lists of lines, without escapes."""
         frames = re.split(r"\x1b\[\d+A\r", self.text.replace("\r\n", "\n"))
         return [ESCAPE.sub("", frame).splitlines() for frame in frames]
+
+
+class Narrow(VolumeTest):
+    """What is no drawing: lines that are too long are parted between words."""
+
+    def shown(self, *words, columns):
+        terminal = OnTerminal(self.v, *words, columns=columns)
+        terminal.end()
+        return terminal.text.replace("\r\n", "\n")
+
+    def test_widths(self):
+        self.v.write("big", b"x" * (4 << 20))
+        self.v.ctl("copy a-session-with-a-long-name big")
+        self.v.ctl("create other big")
+        self.v.wait("a-session-with-a-long-name")
+        plan = os.path.join(self.v.base, "p")
+        with open(plan, "w", encoding="utf-8") as file:
+            file.write("".join(f'[[clone]]\nname = "clone{n}"\npaths = ["big"]\n' for n in range(9)))
+        for words, too_long in ((("status",), 0), (("list",), 0), (("doctor",), 1), (("plan", plan), 1),
+                                (("status", "other"), 1)):
+            wide = self.shown(*words, columns=500)
+            for columns in (200, 80, 40):
+                with self.subTest(words=words, columns=columns):
+                    text = self.shown(*words, columns=columns)
+                    for line in text.splitlines():
+                        # A word that is longer stays whole.
+                        self.assertTrue(len(line) < columns or too_long and max(map(len, line.split())) > 20, line)
+                    if words[0] not in ("status", "list") or words[1:]:
+                        self.assertEqual(text.split(), wide.split())
+        self.assertRegex(self.shown("status", columns=40),
+                         r"a-session-with-a-long-name  Copied\n  OPERATION .*DONE 100%.*\n(  .*\n)*"
+                         r"other  Created(  [^\n]*)?\n(  .*\n)*pool: ")
 
 
 class Watch(VolumeTest):

@@ -68,6 +68,7 @@ TEST(Command, Forms) {
   EXPECT_EQ(c.goal, Engine::Goal::kPrecopied);
   EXPECT_EQ(c.timeout, std::chrono::milliseconds(1500));
   EXPECT_FALSE(parsed("wait a").timeout);
+  EXPECT_EQ(parsed("wait a b").names, (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(parsed("wait a").goal, Engine::Goal::kCopied);
 
   c = parsed("terminate a --force");
@@ -120,7 +121,6 @@ TEST(Command, Refused) {
                            "status a b",
                            "list a",
                            "wait",
-                           "wait a b",
                            "wait a --for ever",
                            "wait a --timeout x",
                            "wait a --timeout -1",

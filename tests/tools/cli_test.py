@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The command line without a volume: help, usage, exit codes, and what it says when none is mounted."""
+import json
 import os
 import subprocess
 import sys
@@ -41,7 +42,9 @@ class Cli(unittest.TestCase):
 
     def test_wrong_usage(self):
         for words in ([], ["frobnicate"], ["--frob"], ["create"], ["create", "x"],
-                      ["create", "bad/name", "."], ["activate"], ["copy", "x"], ["wait", "x", "y"],
+                      ["create", "bad/name", "."], ["activate"], ["copy", "x"], ["wait"],
+                      ["restore", "NA ME"], ["diff", "../x"], ["report", "a/b", "--html", "/tmp/x"],
+                      ["report", "a", "--html", ""], ["wait", "x", "../y"],
                       ["status", "--frob"], ["rate", "x", "fast"], ["mount"],
                       ["mount", "a", "b", "c"], ["umount"], ["mount", "-o", "bogus", "/tmp"],
                       ["create", "x", ".", "--track-size", "5000"], ["status", "--mount"]):
@@ -51,6 +54,8 @@ class Cli(unittest.TestCase):
             self.assertTrue(done.stderr.startswith("clonefs: "), (words, done.stderr))
             self.assertIn("Try: clonefs", done.stderr, words)
         self.assertIn("'frobnicate'", cli("frobnicate").stderr)
+        message = json.loads(cli("create", "x", "--json").stdout)["error"]["message"]
+        self.assertRegex(message, r"required\. Try: clonefs create --help$")
 
     def test_refused(self):
         with tempfile.TemporaryDirectory() as directory:
