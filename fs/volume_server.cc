@@ -310,6 +310,7 @@ class VolumeServer {
   enum class Why { kSignal, kAsked, kUnmounted };
 
   Status start();
+  Status check_rights() const;
   Status choose_clones_place();
   Status mount_clones();
   void set_up_process();
@@ -438,6 +439,26 @@ FuseSessionOptions VolumeServer::session_options(bool clones) const {
   return options;
 }
 
+// What an ordinary user may not do is said before something has failed by it.
+Status VolumeServer::check_rights() const {
+  const auto refused = [](int dir, const std::string& path) {
+    return ::faccessat(dir, path.c_str(), W_OK, AT_EACCESS) != 0 && errno == EACCES;
+  };
+  if (options_.no_clones) return {};
+  if (options_.pool.empty()) {
+    if (!refused(source_.get(), ".")) return {};
+    return Error{EACCES, "you may not write to " + options_.source + ", where its clones are kept. Mount it as its " +
+                             "owner or as root."};
+  }
+  struct stat st {};
+  const bool there = ::stat(options_.pool.c_str(), &st) == 0 || errno == EACCES;
+  std::string place = options_.pool;
+  if (!there) place.resize(place.find_last_of('/', place.find_last_not_of('/')) + 1);
+  if (!refused(AT_FDCWD, place.empty() ? "." : place)) return {};
+  return Error{EACCES, "you may not write to " + (place.empty() ? "the working directory" : place) +
+                           ", for the pool. Name a directory of yours: --pool DIR"};
+}
+
 Status VolumeServer::start() {
   set_up_process();
   source_ = UniqueFd(::open(options_.source.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -449,6 +470,7 @@ Status VolumeServer::start() {
                  options_.mountpoint + " only, or mount in place");
   }
 
+  if (const Status may = check_rights(); !may) return may;
   EngineOptions engine_options;
   engine_options.source = source_.get();
   engine_options.source_name = options_.source;

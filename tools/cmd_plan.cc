@@ -20,6 +20,7 @@
 
 #include "engine/moment.h"
 #include "fs/json_text.h"
+#include "fs/status_text.h"
 #include "fs/words.h"
 #include "tools/commands.h"
 #include "tools/plan_file.h"
@@ -33,11 +34,11 @@ namespace {
 constexpr int64_t kLate = 300;
 
 volatile sig_atomic_t ended = 0;
-volatile sig_atomic_t hook_to_end = 0;  // timeout(1), which hands it on to all that it has started
+volatile sig_atomic_t hook_to_end = 0;  // its process group
 void note_end(int) {
   const int code = errno;
   ended = 1;
-  if (hook_to_end != 0) ::kill(hook_to_end, SIGTERM);
+  if (hook_to_end != 0) ::kill(-hook_to_end, SIGTERM);
   errno = code;
 }
 
@@ -228,13 +229,19 @@ class Run {
     ::posix_spawn_file_actions_init(&actions);
     // The one object is alone on stdout.
     if (json_) ::posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
-    const int e = ::posix_spawnp(&pid, words[0], &actions, nullptr, const_cast<char**>(words), env.data());
+    // A group from the beginning: of a signal that it gets early timeout(1) tells nobody.
+    posix_spawnattr_t attributes;
+    ::posix_spawnattr_init(&attributes);
+    ::posix_spawnattr_setpgroup(&attributes, 0);
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    const int e = ::posix_spawnp(&pid, words[0], &actions, &attributes, const_cast<char**>(words), env.data());
+    ::posix_spawnattr_destroy(&attributes);
     ::posix_spawn_file_actions_destroy(&actions);
     if (e != 0) return Error::from_errno(e, title);
     const bool ends = step.kind != PlannedStep::kFinally;
     if (ends) {
       hook_to_end = pid;
-      if (ended != 0) ::kill(pid, SIGTERM);  // it came before this pid was known
+      if (ended != 0) ::kill(-pid, SIGTERM);  // it came before this pid was known
     }
     siginfo_t done;
     while (::waitid(P_PID, static_cast<id_t>(pid), &done, WEXITED | WNOWAIT) < 0 && errno == EINTR) {
@@ -315,6 +322,25 @@ int install(const Plan& plan, const PlanOptions& options, const CommonOptions& c
   return kExitDone;
 }
 
+// What a run would stumble over, as it is now.
+void note_what_is_missing(const Plan& plan, const CommonOptions& common) {
+  const auto note = [](const std::string& text) {
+    std::fprintf(stderr, "clonefs: plan: note: %s\n", printable_lines(text).c_str());
+  };
+  const auto client = Client::find(common.mount.empty() ? plan.mount : common.mount, {});
+  if (!client) return note(client.error().message);
+  for (const PlannedClone& clone : plan.clones) {
+    for (const std::string& path : clone.paths) {
+      const std::string at = path.starts_with('/') ? path : client->mountpoint() + "/" + path;
+      struct stat st {};
+      if (::lstat(at.c_str(), &st) != 0 && errno == ENOENT) {
+        note("there is no " + quote_word(path) + " in the volume " + client->mountpoint() + ", of which " +
+             clone.name + " is to be");
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int run_plan(const PlanOptions& options, const CommonOptions& common) {
@@ -333,6 +359,7 @@ int run_plan(const PlanOptions& options, const CommonOptions& common) {
     const std::string text = common.json ? timetable_json(*plan, *timetable)
                                          : fit_lines(timetable_text(*plan, *timetable, now), look_at_terminal());
     std::fputs(text.c_str(), stdout);
+    note_what_is_missing(*plan, common);
     return kExitDone;
   }
   const auto client = Client::find(common.mount.empty() ? plan->mount : common.mount, {});

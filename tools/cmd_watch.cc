@@ -153,7 +153,15 @@ std::string drawn_lines(const Json& session, size_t name_width, const Terminal& 
   return lines;
 }
 
-// Those that still run first, as far as the terminal has rows.
+// In few rows.
+std::string short_line(const Json& session, size_t name_width, const Terminal& terminal) {
+  std::string line = padded(fit(session["name"], name_width), name_width) + " " + percent_text(session);
+  append(&line, state_text(session));
+  append(&line, left_text(session));
+  return paint(fit(line, terminal.columns), color_of(session), terminal) + "\n";
+}
+
+// Those that still run first, as far as the terminal has rows; a line each if else some of them are not seen.
 std::string drawn_screen(const Json& sessions, const Terminal& terminal) {
   std::vector<const Json*> order;
   size_t name_width = 8;
@@ -164,10 +172,21 @@ std::string drawn_screen(const Json& sessions, const Terminal& terminal) {
   name_width = std::min<size_t>(name_width, terminal.columns / 4);
   std::stable_sort(order.begin(), order.end(),
                    [](const Json* a, const Json* b) { return is_done(*a) < is_done(*b); });
+  const auto all_rows = [&] {
+    size_t rows = 0;
+    for (const Json* session : order) {
+      if (is_done(*session)) break;
+      const std::string lines = drawn_lines(*session, name_width, terminal);
+      rows += static_cast<size_t>(std::count(lines.begin(), lines.end(), '\n'));
+    }
+    return rows;
+  };
+  const bool is_short = all_rows() + 2 > terminal.rows;
   std::string screen;
   size_t rows = 0;
   for (size_t i = 0; i < order.size(); i++) {
-    const std::string lines = drawn_lines(*order[i], name_width, terminal);
+    const std::string lines = is_short ? short_line(*order[i], name_width, terminal)
+                                       : drawn_lines(*order[i], name_width, terminal);
     const auto count = static_cast<size_t>(std::count(lines.begin(), lines.end(), '\n'));
     const size_t reserved = i + 1 < order.size() ? 2 : 1;  // the cursor's row, and "more"
     if (rows + count + reserved > terminal.rows && i > 0) {

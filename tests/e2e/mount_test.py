@@ -349,6 +349,24 @@ def run_as_user(test, script):
     test.assertEqual(done.returncode, 0, done.stdout)
 
 
+@unittest.skipUnless(os.geteuid() == 0, "mounts as another user")
+class Strangers(unittest.TestCase):
+    def test_what_is_not_theirs(self):
+        """One sentence, that names what is in the way."""
+        v = Volume()
+        self.addCleanup(v.clean_up)
+        own, closed = os.path.join(v.base, "own"), os.path.join(v.base, "closed")
+        os.mkdir(own)
+        os.chown(own, 4242, 4242)
+        os.mkdir(closed, 0o700)
+        for words, place in (((v.source,), v.source), ((own, "--pool", closed), closed),
+                             ((own, "--pool", closed + "/pool"), closed), ((own, "--pool", v.base + "/new/"), v.base)):
+            done = run("setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", BIN, "mount", *words)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stdout, rf"^clonefs: mount: you may not write to {place}\S*, [^.]*\. [^.]*\.?\n$")
+        self.assertEqual(os.listdir(own), [])
+
+
 class OrdinaryUser(unittest.TestCase):
     @unittest.skipUnless(os.geteuid() == 0, "makes its own ordinary user, as root")
     def test_everything_on_own_files(self):

@@ -86,6 +86,18 @@ class Timetable(Plans):
             ("2026-11-30T01:00:00Z", "precopy", ["a", "b", "c"], None),
             ("2026-11-30T02:00:00Z", "activate", ["a", "b", "c"], None)])
 
+    def test_what_a_run_would_stumble_over(self):
+        """Said beside the timetable, which may be of another day."""
+        text = THREE.replace('["b"]', '["b/none"]')
+        for mount, said in ((self.v.path, f"clonefs: plan: note: there is no b/none in the volume {self.v.path}, of "
+                                          "which b is to be\n"),
+                            (self.v.base, f"clonefs: plan: note: no volume is mounted at {self.v.base}. Mount it: "
+                                          f"clonefs mount {self.v.base}\n")):
+            done = subprocess.run([BIN, "--mount", mount, "plan", self.file(text), "--json"], capture_output=True,
+                                  check=False, timeout=60)
+            self.assertEqual((done.returncode, done.stderr.decode()), (0, said))
+            self.assertIn("steps", json.loads(done.stdout))
+
     def test_what_is_wrong(self):
         def wrong(text, line, *words, now="2026-11-27T12:00:00Z"):
             with self.subTest(words[0]):
@@ -210,10 +222,10 @@ finally = 'echo never >> $LOG'
         self.assertFalse(os.path.exists(self.log), "nobody was stopped who must go on")
 
     def test_a_signal_during_a_hook(self):
-        """It ends the hook and all that this one has started, and the run; whoever was stopped goes on."""
+        """It ends the hook, and the run; whoever was stopped goes on."""
         for sent in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             text = f"""
-before = 'echo $$ >> $LOG; trap "echo ended >> $LOG; exit 0" TERM; sleep 1000 & wait'
+before = 'trap "trap : TERM; echo ended >> $LOG; exit 0" TERM; echo begun >> $LOG; while :; do sleep 0.05; done'
 finally = 'echo "go $CLONEFS_ACTIVATED" >> $LOG'
 after = 'echo never >> $LOG'
 """ + THREE
@@ -226,7 +238,7 @@ after = 'echo never >> $LOG'
                 self.assertEqual(running.returncode, 1, said)
             self.assertIn("ended by a signal during the hook 'before'", said)
             self.assertIn("Nothing was activated; the clones stay prepared", said)
-            self.assertEqual(self.hooks()[1:], ["ended", "go no"])
+            self.assertEqual(self.hooks(), ["begun", "ended", "go no"])
             self.assertEqual({self.state(name) for name in "abc"}, {"Precopy"})
             os.remove(self.log)
 

@@ -141,6 +141,25 @@ class Watch(VolumeTest):
             self.assertRegex(frame[-1], r"^\.\.\. and \d+ more$")
         self.assertIn("unfinished", frames[0][0])
 
+    def test_few_rows(self):
+        """Who still runs is seen."""
+        self.v.ctl("copy a-copied big")
+        self.v.wait("a-copied")
+        for name in "bcd":
+            self.v.ctl(f"copy {name} big --pace 1")
+        for rows, columns in ((5, 40), (9, 40), (5, 100), (4, 8)):
+            with self.subTest(rows=rows, columns=columns):
+                terminal = OnTerminal(self.v, "status", "--watch", rows=rows, columns=columns)
+                try:
+                    wait_for(lambda t=terminal: len(t.frames()) > 1, "it was drawn twice")
+                finally:
+                    terminal.child.kill()
+                    terminal.end()
+                frame = terminal.frames()[0]
+                self.assertLess(len(frame), rows)
+                self.assertEqual([line[0] for line in frame[:min(3, rows - 2)]], ["b", "c", "d"][:rows - 2])
+                self.assertRegex(frame[0], r"^b +\d*" if columns < 20 else r"^b.* CopyInProgress")
+
     def test_failed(self):
         self.v.ctl("copy c big --pace 1")
         terminal = OnTerminal(self.v, "status", "--watch", "c")
