@@ -381,7 +381,9 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
       "into so many parts the tracks are divided (default 2048; a terminal decides itself)");
   if (for_command_line) {
     CLI::Option* watch = sub->add_flag("--watch", draft.watch, "go on showing until everything is copied");
-    sub->add_option("--svg", draft.svg, "write the picture to this file")->excludes(watch);
+    sub->add_option("--svg", draft.svg, "write the picture to this file")
+        ->excludes(watch)
+        ->check(CLI::Validator([](std::string& file) { return check_given(file); }, ""));
   }
 
   const auto tag = [&](CLI::App* of) {
@@ -402,6 +404,8 @@ void CommandGrammar::add_to(CLI::App& app, bool for_command_line) {
       "until the volume is unmounted")
       ->type_name("trace|debug|info|warn|error");
 }
+
+std::string check_given(const std::string& text) { return text.empty() ? "it is empty" : ""; }
 
 std::string check_name(const std::string& name) {
   if (is_session_name(name)) return {};

@@ -77,6 +77,9 @@ class CommandGrammar {
   std::optional<Command> command_;
 };
 
+// "": TEXT is not empty; else why it is refused, for CLI11: a variable of a script that is not set must not
+// mean the default.
+std::string check_given(const std::string& text);
 // "": NAME can be that of a session; else why not, for CLI11.
 std::string check_name(const std::string& name);
 

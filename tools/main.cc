@@ -30,9 +30,7 @@ int wrong_usage(const std::string& text, const std::string& help, bool json = fa
   return kExitUsage;
 }
 
-// A variable of a script that is not set must not mean the default.
-const CLI::Validator kGiven([](const std::string& text) { return std::string(text.empty() ? "it is empty" : ""); },
-                            "", "given");
+const CLI::Validator kGiven([](const std::string& text) { return check_given(text); }, "", "given");
 
 // Of mount: what -o takes.
 std::string mount_footer() {

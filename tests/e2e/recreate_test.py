@@ -85,6 +85,8 @@ class Recreate(VolumeTest):
         self.v.write("d1/f13", b"changed after it was precopied, inherited before")
         status = self.v.status("c")
         self.assertGreater(status["tracks_inherited"], 30)
+        self.assertRegex(self.v.ctl("status c"),
+                         rf"taken from before +{status['tracks_inherited']} tracks that did not change\n")
         self.assertIsNotNone(status["previous_at"])
         self.v.ctl("activate c")
         expected = self.now()

@@ -44,7 +44,7 @@ class Cli(unittest.TestCase):
         for words in ([], ["frobnicate"], ["--frob"], ["create"], ["create", "x"],
                       ["create", "bad/name", "."], ["activate"], ["copy", "x"], ["wait"],
                       ["restore", "NA ME"], ["diff", "../x"], ["report", "a/b", "--html", "/tmp/x"],
-                      ["report", "a", "--html", ""], ["wait", "x", "../y"],
+                      ["report", "a", "--html", ""], ["map", "a", "--svg", ""], ["wait", "x", "../y"],
                       ["status", "--frob"], ["rate", "x", "fast"], ["mount"],
                       ["mount", "a", "b", "c"], ["umount"], ["mount", "-o", "bogus", "/tmp"],
                       ["create", "x", ".", "--track-size", "5000"], ["status", "--mount"]):
