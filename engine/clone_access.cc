@@ -32,10 +32,14 @@ class CloneImpl final : public Clone {
     return session_->frozen ? EROFS : 0;
   }
   uint64_t incarnation() const override { return session_->incarnation; }
-  std::shared_ptr<void> use() override {
+  std::shared_ptr<void> use(bool write) override {
+    if (write) session_->writers.fetch_add(1);
     session_->open_handles.fetch_add(1);
-    std::shared_ptr<void> token(session_.get(),
-                                [s = session_](void*) { s->open_handles.fetch_sub(1); });
+    std::shared_ptr<void> token(session_.get(), [s = session_, write](void*) {
+      s->used_at = std::chrono::steady_clock::now();
+      if (write) s->writers.fetch_sub(1);
+      s->open_handles.fetch_sub(1);
+    });
     if (session_->replaced) return nullptr;
     return token;
   }
@@ -66,8 +70,9 @@ class CloneImpl final : public Clone {
     Object* o = object(st->st_ino);
     st->st_ino = present_ino(st->st_ino);
     if (o == nullptr) return;
-    // (Or was until just now.)
-    if (o->named_twice && st->st_nlink > 1) --st->st_nlink;
+    // One name of an inherited file is another generation's, and for a moment a third one the stage's; only
+    // what has one name is inherited. (Or it was until just now.)
+    if (o->named_twice) st->st_nlink = session_->frozen ? 1 : std::max<nlink_t>(st->st_nlink, 2) - 1;
     const std::lock_guard lock(session_->object_lock(*o));
     // The caller may have looked at the pool's file before its times were set, and come here after.
     const timespec finished_at = o->finished_at;

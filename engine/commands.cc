@@ -115,23 +115,36 @@ Status Core::check_create(const CreateOptions& o) {
   return {};
 }
 
-Status Core::check_space(Session& s) {
+// SHARING: without what it will share with the generation before.
+uint64_t Core::room_needed(Session& s, bool sharing) {
   uint64_t needed = 0;
   for (const auto& o : s.objects) {
     if (o.gone || !o.is_regular()) continue;
-    needed += std::min(uint64_t{o.pending.load()} * s.track_size.bytes(), (o.size + 4095) / 4096 * 4096);
+    uint64_t tracks = o.pending.load();
+    CopyFiles files;
+    if (sharing && tracks != 0 && (files.source = open_source(o, O_PATH))) find_donor(s, o, files);
+    const auto shared = donor_has(s, o, {0, o.column->count}, files);
+    for (uint64_t t = 0; t < shared.size(); ++t)
+      if (shared[t] && is_pending(o.column->at(t))) --tracks;
+    needed += std::min(tracks * s.track_size.bytes(), (o.size + 4095) / 4096 * 4096);
   }
+  return needed;
+}
+
+Status Core::check_space(Session& s) {
   struct statvfs fs{};
   if (const int e = disk_.statvfs(pool_dir_.get(), &fs); e < 0)
     return Error::from_errno(e, "cannot ask the pool for its free space");
   const uint64_t room = uint64_t{fs.f_bavail} * fs.f_frsize;
+  uint64_t needed = room_needed(s, false);
+  if (needed > room && s.previous != nullptr && pool_shares_blocks()) needed = room_needed(s, true);
   if (needed <= room) return {};
   return Error{ENOSPC, "the pool has room for " + std::to_string(room >> 20) + " MiB, the clone " +
                            s.name + " may need " + std::to_string(needed >> 20) +
-                           " MiB; delete old clones, choose another --pool, or say --thin" +
-                           (s.previous == nullptr ? ""
-                                                  : " (for recreate: or --in-place-refresh, which needs "
-                                                    "no room for both generations)")};
+                           " MiB; delete old clones, " +
+                           (s.previous == nullptr ? "choose another --pool, or say --thin"
+                                                  : "or say --in-place-refresh, which needs no room for both "
+                                                    "generations")};
 }
 
 Status Core::create(const CreateOptions& o) { return prepare(o, nullptr, 0); }
@@ -324,6 +337,7 @@ Status Core::precopy(const std::vector<std::string>& names) {
 // --- ACTIVATE ----------------------------------------------------------------------------------
 
 Status Core::activate(const std::vector<std::string>& names) {
+  wait_until_unused(names);
   std::vector<SessionPtr> sessions;
   std::set<std::string> replaced;
   {

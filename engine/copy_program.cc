@@ -92,7 +92,7 @@ bool Core::next_piece(Session& s, CopyPiece* piece) {
       }
       std::vector<Disk::Placement> placement;
       if (c.runs.size() > 1 && o->column->count > kChunk / s.track_size.bytes() &&
-          open_files(*o, *c.files) &&
+          open_files(s, *o, *c.files) &&
           disk_.placement(c.files->source.get(), &placement) == 0 && placement.size() > 1) {
         std::sort(placement.begin(), placement.end(),
                   [](const auto& a, const auto& b) { return a.offset < b.offset; });
@@ -129,6 +129,7 @@ bool Core::next_piece(Session& s, CopyPiece* piece) {
       piece->object = &o;
       piece->tracks = {run.first, n};
       piece->files = c.files;
+      piece->shared.clear();
       piece->error = 0;
       piece->holes.clear();
       run.first += n;
@@ -144,10 +145,11 @@ bool Core::next_piece(Session& s, CopyPiece* piece) {
   }
 }
 
-bool Core::open_files(const Object& o, CopyFiles& files) {
+bool Core::open_files(const Session& s, const Object& o, CopyFiles& files) {
   std::call_once(files.opened, [&] {
     files.source = open_source(o);
     files.clone = open_clone(o, O_RDWR);
+    find_donor(s, o, files);
   });
   return files.source && files.clone;
 }
@@ -155,13 +157,22 @@ bool Core::open_files(const Object& o, CopyFiles& files) {
 // On any thread, as put_piece; with the work mutex held by who waits for it.
 void Core::read_piece(Session& s, CopyPiece& piece, char* data) {
   Object& o = *piece.object;
-  if (!open_files(o, *piece.files)) return;  // piece_failed() tells why
+  if (!open_files(s, o, *piece.files)) return;  // piece_failed() tells why
   change_bits(s, o, piece.tracks, wanted, on_copy_begun);  // in memory
+  piece.shared = donor_has(s, o, piece.tracks, *piece.files);
   const TrackSize ts = s.track_size;
   piece.what = "read";
-  piece.error = read_source(piece.files->source.get(),
-                            {ts.offset_of(piece.tracks.first), piece.tracks.count * ts.bytes()},
-                            data, &piece.holes);
+  std::vector<ByteRange> holes;
+  for (uint64_t t = 0; t < piece.tracks.count && piece.error == 0;) {
+    uint64_t u = t;
+    while (u < piece.tracks.count && !piece.is_shared(u)) ++u;
+    if (u > t) {
+      const ByteRange range = {ts.offset_of(piece.tracks.first + t), (u - t) * ts.bytes()};
+      piece.error = read_source(piece.files->source.get(), range, data + t * ts.bytes(), &holes);
+      piece.holes.insert(piece.holes.end(), holes.begin(), holes.end());
+    }
+    t = u + 1;
+  }
 }
 
 void Core::piece_failed(Session& s, const CopyPiece& piece) {
@@ -363,17 +374,22 @@ void Core::put_piece(Session& s, CopyPiece& piece, const char* data) {
       }
       uint64_t b = a;
       bool again = false;
-      while (b < end && still_copying(o.column->at(b))) {
+      const bool shared = piece.is_shared(a - piece.tracks.first);
+      while (b < end && still_copying(o.column->at(b)) &&
+             piece.is_shared(b - piece.tracks.first) == shared) {
         again |= (o.column->at(b) & kRewritten) != 0;
         ++b;
       }
       const ByteRange range = {ts.offset_of(a), (b - a) * ts.bytes()};
       const char* bytes = data + (range.offset - base);
       int e = 0;
-      if (!o.compare || !has_already(o, clone, bytes, range))
+      if (shared) {
+        e = share_or_copy(s, o, {a, b - a}, *piece.files);
+      } else if (!o.compare || !has_already(o, clone, bytes, range)) {
         e = put_tracks(s, o, clone, bytes, range, piece.holes, again, piece.files->source.get());
-      else
+      } else {
         e = put_digests(s, o, {a, b - a}, bytes);
+      }
       if (e == 0)
         e = change_bits(s, o, {a, b - a}, still_copying, active ? on_drained : on_precopied);
       if (e < 0) {
@@ -385,6 +401,19 @@ void Core::put_piece(Session& s, CopyPiece& piece, const char* data) {
   }
   // While the file is open anyway.
   if (active && o.pending.load() == 0) piece.error = set_times(s, o, clone);
+}
+
+// With the claim. 0 or -errno.
+int Core::share_or_copy(Session& s, Object& o, Extent tracks, const CopyFiles& files) {
+  if (share_tracks(s, o, tracks, files)) {
+    s.counters.tracks_inherited.fetch_add(tracks.count);
+    return 0;
+  }
+  const ByteRange range = {s.track_size.offset_of(tracks.first), tracks.count * s.track_size.bytes()};
+  std::vector<char> data(range.length);
+  std::vector<ByteRange> holes;
+  const int e = read_source(files.source.get(), range, data.data(), &holes);
+  return e < 0 ? e : put_tracks(s, o, files.clone.get(), data.data(), range, holes, true);
 }
 
 // Whether the clone's file has these bytes: after an unclean end much of a precopy is still good.

@@ -190,6 +190,8 @@ class Core {
   // Only the digests of TRACKS, of which DATA has all that lies within the member. Always before the
   // bits. 0 or -errno.
   int put_digests(Session& s, Object& o, Extent tracks, const char* data);
+  // A write took security.capability away: CLONE_FD gets O's again. 0 or -errno.
+  int keep_capability(const Object& o, int clone_fd);
   int clear_range(int fd, ByteRange range);
   // Reads RANGE of the source, clipped to the member's size; zero-filled. HOLES: holes in it.
   int read_source(int fd, ByteRange range, char* data, std::vector<ByteRange>* holes);
@@ -348,8 +350,14 @@ class Core {
   // Not changed since P's consistency point, which is that of its session PREVIOUS.
   bool unchanged_since(const Session& previous, const Object& p, const struct stat& st) const;
   void inherit_from(Session& s, const SessionPtr& previous);
+  bool is_as_drained(const Object& p, nlink_t most_names) const;
   Object* inheritable(const Session& s, int source_fd, const struct stat& st) const;
   Result<bool> adopt(Session& s, Object& o, const struct stat& st);
+  bool pool_shares_blocks();
+  void find_donor(const Session& s, const Object& o, CopyFiles& files);
+  std::vector<bool> donor_has(const Session& s, const Object& o, Extent tracks,
+                              const CopyFiles& files) const;
+  bool share_tracks(Session& s, Object& o, Extent tracks, const CopyFiles& files);
   void disinherit(Session& s, Object& o);
   Status refresh_in_place(const std::string& name);
   // What becomes of a generation when the next one is activated.
@@ -358,6 +366,9 @@ class Core {
     std::string name;  // the one that it gets; "": it is removed
   };
   std::vector<Turn> turns(const Session& s) const;  // the oldest first
+  // Waits, not for long, until nobody goes through what the sessions NAMES replace.
+  void wait_until_unused(const std::vector<std::string>& names) const;
+  bool is_used(const Session& s) const;
   // What SESSIONS replace is not opened any more. EBUSY while it is in use: then nothing has changed.
   Result<std::vector<Turn>> begin_replacing(const std::vector<SessionPtr>& sessions);
   void end_replacing(const std::vector<Turn>& turns);
@@ -377,6 +388,7 @@ class Core {
   Status prepare(const CreateOptions& o, const SessionPtr& previous, unsigned keep);
   Status check_create(const CreateOptions& o);
   Status check_space(Session& s);
+  uint64_t room_needed(Session& s, bool sharing);
   void undo_create(const SessionPtr& s);
   Result<TrackFile> open_track_file(uint64_t id, bool durable);
   void remove_track_files(uint64_t id);
@@ -467,6 +479,8 @@ class Core {
   std::vector<Retired> retired_;  // guarded by retired_mutex_
   bool removing_ends_ = false;       // guarded by retired_mutex_
   std::thread remover_;
+  std::once_flag pool_shares_asked_;
+  bool pool_shares_ = false;         // pool_shares_blocks()
   int64_t power_cut_at_ns_ = 0;  // when the pool was opened after the last one
   std::thread housekeeper_;
   std::mutex housekeeper_mutex_;
@@ -479,12 +493,13 @@ class Core {
   Status make_precopied_durable(const SessionPtr& s);
   void work(const SessionPtr& s);
   bool has_already(const Object& o, int clone, const char* data, ByteRange range);
+  int share_or_copy(Session& s, Object& o, Extent tracks, const CopyFiles& files);
   bool fill_cursor(Session& s);
   bool next_piece(Session& s, CopyPiece* piece);
   void read_piece(Session& s, CopyPiece& piece, char* data);
   void put_piece(Session& s, CopyPiece& piece, const char* data);
   void write_out(Session& s, std::vector<CopyPiece>* behind);
-  bool open_files(const Object& o, CopyFiles& files);
+  bool open_files(const Session& s, const Object& o, CopyFiles& files);
   void drop_failed(Session& s);
   void piece_failed(Session& s, const CopyPiece& piece);
   bool complete(const SessionPtr& s);

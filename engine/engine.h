@@ -69,6 +69,9 @@ struct EngineOptions {
   // Two changes of a file as close to each other as this may have the same ctime: two of the kernel's
   // ticks. (Where ctimes have no fractions it is two seconds.)
   std::chrono::nanoseconds ctime_tick{20'000'000};
+  // A generation that somebody opened or closed something of as short ago as this is in use: who goes
+  // through it by paths has nothing open between two files.
+  std::chrono::milliseconds quiet{200};
   // Of files with so many tracks each one that is written after the consistency point is noted, for
   // RECREATE; smaller ones are compared faster than that.
   uint64_t tracked_at_least = 16;
@@ -302,9 +305,9 @@ class Clone {
   virtual int refuses_change() const = 0;
   // Another for each generation of a name.
   virtual uint64_t incarnation() const = 0;
-  // An open file or directory: while it is there no other generation takes this one's place. nullptr:
-  // that is about to happen (ESTALE).
-  virtual std::shared_ptr<void> use() = 0;
+  // An open file or directory: while it is there, and EngineOptions::quiet after it, no other generation takes
+  // this one's place; RECREATE waits for those that WRITE. nullptr: that is about to happen (ESTALE).
+  virtual std::shared_ptr<void> use(bool write = false) = 0;
   virtual int root() const = 0;   // descriptor (O_PATH|O_DIRECTORY) of its tree in the pool; borrowed
 
   // Turns the attributes of an object in the pool into those that the clone shows: inode number

@@ -334,7 +334,7 @@ class PoolChecker {
     std::unordered_map<uint64_t, Found> there;
     there.emplace(st.st_ino, Found{S_IFDIR, 0, "."});
     std::vector<std::pair<Fd, std::string>> dirs;
-    dirs.emplace_back(std::move(tree), "");
+    dirs.emplace_back(Fd(disk_, disk_.duplicate(tree.get())), "");
     bool whole = true;
     uint64_t own = 0;
     while (!dirs.empty()) {
@@ -392,17 +392,13 @@ class PoolChecker {
         if (f.size != o.size)
           lost(f.path + " has " + std::to_string(f.size) + " bytes, had " + std::to_string(o.size));
         else if (options_.data && digests)
-          compare(row, o, f.path, digests);
+          compare(tree.get(), o, f.path, digests);
       }
     }
   }
 
-  void compare(const SessionRow& row, const ObjectRow& o, const std::string& path,
-               const DigestFile& digests) {
-    Fd file;
-    for (const char* place : {"incomplete", "clones"}) {
-      if (!file) file = open_at(pool_.get(), std::string(place) + "/" + row.name + "/" + path, O_RDONLY);
-    }
+  void compare(int tree, const ObjectRow& o, const std::string& path, const DigestFile& digests) {
+    const Fd file = open_at(tree, path, O_RDONLY);
     struct stat st{};
     if (!file || disk_.stat(file.get(), "", &st) < 0 || st.st_ino != o.pool_ino)
       return lost(path + " cannot be read");

@@ -73,7 +73,8 @@ Status Core::open_source() {
   device_ = root.st_dev;
   if (const int e = disk_.lock(source_dir_.get()); e == -EWOULDBLOCK)
     return Error{EBUSY, options_.source_name + " is served by another clonefs already; unmount that "
-                                               "one first (`clonefs umount MOUNTPOINT`)"};
+                                               "one first (`clonefs umount MOUNTPOINT`; where it is not mounted any more, "
+                                               "another mount namespace has it: end its processes)"};
   return {};
 }
 
@@ -788,7 +789,9 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
       drop_object(*s, o);
       continue;
     }
-    if (Object* p = s->previous == nullptr ? nullptr : s->previous->by_pool_ino.find(o.pool_ino)) {
+    Object* p = s->previous == nullptr ? nullptr : s->previous->by_pool_ino.find(o.pool_ino);
+    // Its number may have been that of a file which the clone's user removed.
+    if (p != nullptr && o.is_regular() && p->clone.handle() == o.clone.handle()) {
       // Inherited: as long as nothing has changed. That is found out anew.
       p->named_twice = true;
       drop_object(*s, o);

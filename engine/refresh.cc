@@ -11,10 +11,14 @@
 //      dropped and its name made anew, with a file of its own (disinherit).
 //  R3  So at the activation nothing is pending in an inherited file, and what is put there from then on is
 //      what the clone's user writes.
-//  R4  No generation is replaced while a file or directory of it is open. Who reads it is not given a
+//  R4  Where the file system of the pool can share blocks, files that are not inherited share those of the
+//      tracks that did not change with the previous generation's file, their donor. Whether a track
+//      changed (its notes, or the ctime of the source) is looked at once its copy has begun (kCopying): who
+//      writes later takes the mark away.
+//  R5  No generation is replaced while a file or directory of it is open. Who reads it is not given a
 //      mixture, and who has it open keeps what he opened.
 //
-// Older generations that are kept (NAME.1 ...) share nothing. One that somebody holds is not replaced, and is
+// Older generations that are kept (NAME.1 ...) have files of their own: only blocks are shared. One that somebody holds is not replaced, and is
 // kept beyond the number that was asked for. With --in-place-refresh there is no next
 // generation: the session itself goes back to Created, as if it were found there at a mount.
 #include "engine/core.h"
@@ -23,6 +27,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <unordered_map>
 
 #include "engine/row_rules.h"
@@ -63,7 +68,7 @@ bool Core::unchanged_since(const Session& previous, const Object& p, const struc
 
 void Core::inherit_from(Session& s, const SessionPtr& previous) {
   const auto state = previous->state.load();
-  if (s.keep > 0 || (state != SessionState::kCopied && state != SessionState::kTerminated)) return;
+  if ((state != SessionState::kCopied && state != SessionState::kTerminated)) return;
   auto digests = DigestFile::read_only(disk_, tracks_dir_.get(), digests_name(previous->id));
   if (!digests) return;  // nothing would tell what its tracks have
   s.previous_digests = std::move(*digests);
@@ -71,23 +76,27 @@ void Core::inherit_from(Session& s, const SessionPtr& previous) {
     if (p.is_regular() && !p.gone && p.column != nullptr) s.inheritance.add(p);
 }
 
+// Whether the clone's file P is as the drain left it: its user did not change it, nor did anybody in the pool
+// itself, as far as that shows.
+bool Core::is_as_drained(const Object& p, nlink_t most_names) const {
+  if (p.altered != Object::kNot || p.changed || !p.finished) return false;
+  const Fd clone = open_clone(p, O_PATH);
+  struct stat there{};
+  return clone && disk_.stat(clone.get(), "", &there) == 0 && there.st_nlink <= most_names &&
+         static_cast<uint64_t>(there.st_size) == p.size && same_time(there.st_mtim, p.mtime);
+}
+
 // The object of the previous generation whose file the next one may have. A file with several names has
 // them in several directories: it is not inherited, so that an inherited one has one place.
 Object* Core::inheritable(const Session& s, int source_fd, const struct stat& st) const {
-  if (s.previous == nullptr || st.st_nlink != 1) return nullptr;
+  if (s.previous == nullptr || s.keep > 0 || st.st_nlink != 1) return nullptr;
   std::string handle;
   bool has_handle = false;
   return s.inheritance.find_if(st.st_ino, [&](Object& p) {
-    if (p.altered != Object::kNot || p.changed || !p.finished || !unchanged_since(*s.previous, p, st))
-      return false;
+    if (!unchanged_since(*s.previous, p, st)) return false;
     if (handle.empty()) has_handle = disk_.handle_of(source_fd, &handle) == 0;
     if (has_handle && !p.source.handle().empty() && p.source.handle() != handle) return false;
-    // Nobody changed it in the pool itself, as far as that shows.
-    const Fd clone = open_clone(p, O_PATH);
-    struct stat there{};
-    return clone && disk_.stat(clone.get(), "", &there) == 0 &&
-           there.st_nlink == (p.named_twice ? 2 : 1) &&
-           static_cast<uint64_t>(there.st_size) == p.size && same_time(there.st_mtim, p.mtime);
+    return is_as_drained(p, p.named_twice ? 2 : 1);
   });
 }
 
@@ -128,6 +137,77 @@ Result<bool> Core::adopt(Session& s, Object& o, const struct stat& st) {
   return true;
 }
 
+// Asked once, at the first RECREATE: two files on the stage tell it.
+bool Core::pool_shares_blocks() {
+  std::call_once(pool_shares_asked_, [&] {
+    const std::string block(TrackSize::kMin, 'x');
+    std::array<Fd, 2> files;
+    bool made = options_.share;
+    for (size_t i = 0; i < files.size(); ++i) {
+      const std::string name = "sharing-" + std::to_string(i);
+      if (made)
+        files[i] = Fd(disk_, disk_.open(stage_dir_.get(), name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+      made &= static_cast<bool>(files[i]);
+      made = made && disk_.pwrite_full(files[i].get(), block.data(), block.size(), 0) == 0;
+      disk_.unlink(stage_dir_.get(), name.c_str(), 0);
+    }
+    pool_shares_ = made && disk_.transfer(Disk::Transfer::kShare, files[0].get(), files[1].get(), 0,
+                                          block.size()) == 0;
+  });
+  return pool_shares_;
+}
+
+// Finds the donor of O. A number that was given to another file is told by the handle.
+void Core::find_donor(const Session& s, const Object& o, CopyFiles& files) {
+  if (s.previous == nullptr || o.compare || !s.before_activation() || !pool_shares_blocks()) return;
+  files.donor = s.inheritance.find_if(o.source_id, [&](const Object& p) {
+    return !p.source.handle().empty() && p.source.handle() == o.source.handle() &&
+           is_as_drained(p, std::numeric_limits<nlink_t>::max());
+  });
+  if (files.donor == nullptr) return;
+  files.donor_file = open_clone(*files.donor, O_RDONLY);
+  if (!files.donor_file) files.donor = nullptr;
+}
+
+// Which of TRACKS, whose copy has begun, can be shared with the donor; empty: none.
+std::vector<bool> Core::donor_has(const Session& s, const Object& o, Extent tracks,
+                                  const CopyFiles& files) const {
+  const Object* p = files.donor;
+  if (p == nullptr) return {};
+  const TrackSize ts = s.track_size;
+  // Blocks are shared whole, but for the end that both have; with their digests.
+  const uint64_t whole = o.size == p->size ? ts.tracks_in(o.size) : std::min(o.size, p->size) / ts.bytes();
+  const uint64_t end = std::min<uint64_t>(whole, std::max(p->column->count, p->column->digests));
+  std::vector<bool> has(tracks.count);
+  bool any = false;
+  const bool noted = p->tracked && p->only_tracked;
+  struct stat st{};
+  if (!noted && (disk_.stat(files.source.get(), "", &st) < 0 || !unchanged_since(*s.previous, *p, st)))
+    return {};
+  for (uint64_t t = tracks.first; t < std::min(tracks.end(), end); ++t) {
+    const TrackBits b = p->column->at(t);
+    any |= has[t - tracks.first] = !noted || (is_drained(b) && !is_changed(b));
+  }
+  return any ? has : std::vector<bool>();
+}
+
+// Puts TRACKS on the clone side: their blocks are the donor's, their digests too. False: it is for others
+// to do, nothing counts as put. With the claim.
+bool Core::share_tracks(Session& s, Object& o, Extent tracks, const CopyFiles& files) {
+  const TrackSize ts = s.track_size;
+  const uint64_t from = ts.offset_of(tracks.first);
+  const uint64_t end = std::min(ts.offset_of(tracks.end()), o.size);
+  std::vector<uint64_t> digests(tracks.count);
+  o.finished.store(false);
+  return from < end &&
+         disk_.transfer(Disk::Transfer::kShare, files.donor_file.get(), files.clone.get(), from,
+                        end - from) == 0 &&
+         keep_capability(o, files.clone.get()) == 0 &&
+         s.previous_digests.read(files.donor->column->base + tracks.first, digests.data(),
+                                 digests.size()) == 0 &&
+         s.digests.write(o.column->base + tracks.first, digests.data(), digests.size()) == 0;
+}
+
 // The name is missing then: the next pass makes it.
 void Core::disinherit(Session& s, Object& o) {
   Object* parent = o.parent;
@@ -160,10 +240,17 @@ Status Core::recreate(const RecreateOptions& o) {
       if (state == SessionState::kTerminated && o.in_place)
         return Error{EINVAL, s->name + " is Terminated: nothing is known of its tracks any more; leave "
                                        "--in-place-refresh out"};
-      if (state != SessionState::kCopied && state != SessionState::kTerminated &&
-          state != SessionState::kFailed)
-        return Error{EBUSY, s->name + " is " + to_string(state) +
-                                ", not Copied; wait for it (`clonefs wait " + s->name + "`)"};
+      if (s->before_activation())
+        return Error{EBUSY, s->name + " is " + to_string(state) + ": its " +
+                                (s->activated_at.tv_sec == 0 ? "first generation" : "refresh") +
+                                " is being prepared; activate it (`clonefs activate " + s->name + "`)"};
+      if (state == SessionState::kCopyInProgress)
+        return Error{EBUSY, s->name + " is not drained; " +
+                                (s->nocopy ? "it copies only what is asked for (--nocopy): copy it anew"
+                                           : "wait for it (`clonefs wait " + s->name + "`)")};
+      if (s->writers != 0)
+        return Error{EBUSY, "programs have files of " + s->name + " open for writing, and could write no more "
+                            "while the next generation is prepared; end them first"};
       if (!s->kept_of.empty())
         return Error{EINVAL, s->name + " is an older generation of " + s->kept_of +
                                  "; recreate that one"};
@@ -205,6 +292,9 @@ Status Core::recreate(const RecreateOptions& o) {
       // Nobody can read what is Failed: it makes room first.
       if (failed) status = remove({s->name}, true);
       if (status) status = prepare(next[i], failed ? nullptr : s, o.keep);
+      if (failed && !status && find(s->name) == nullptr)
+        status = Error{status.error().code, status.error().message + ". The Failed " + s->name +
+                                                " has made room and is gone: create it anew"};
     }
     if (!status) break;
     made.push_back(s->name);
@@ -303,6 +393,32 @@ std::vector<Core::Turn> Core::turns(const Session& s) const {
   return turns;
 }
 
+bool Core::is_used(const Session& s) const {
+  if (s.open_handles != 0) return true;
+  const auto at = s.used_at.load();
+  return at != std::chrono::steady_clock::time_point::min() &&
+         std::chrono::steady_clock::now() - at < options_.quiet;
+}
+
+void Core::wait_until_unused(const std::vector<std::string>& names) const {
+  std::vector<SessionPtr> replaced;
+  {
+    const std::shared_lock lock(sessions_mutex_);
+    for (const auto& name : names) {
+      const auto it = sessions_.find(name);
+      if (it == sessions_.end() || it->second->previous == nullptr) continue;
+      replaced.push_back(it->second->previous);
+      for (const auto& [other, s] : sessions_)
+        if (s->kept_of == name) replaced.push_back(s);
+    }
+  }
+  const auto end = std::chrono::steady_clock::now() + 3 * options_.quiet;
+  // What is open may stay so: that is said at once.
+  const auto passes = [&](const SessionPtr& s) { return s->open_handles == 0 && is_used(*s); };
+  while (std::any_of(replaced.begin(), replaced.end(), passes) && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(options_.quiet / 8);
+}
+
 Result<std::vector<Core::Turn>> Core::begin_replacing(const std::vector<SessionPtr>& sessions) {
   std::vector<Turn> all;
   Status status;
@@ -315,11 +431,12 @@ Result<std::vector<Core::Turn>> Core::begin_replacing(const std::vector<SessionP
         const std::lock_guard work(turn.session->work_mutex);
         status = flush_rows(*turn.session);
       }
-      if (status && turn.session->open_handles != 0)
+      if (status && is_used(*turn.session))
         status = Error{EBUSY, "cannot activate " + s->name + ": programs have files or directories of " +
                                   (turn.session == s->previous ? "the generation before"
                                                                : turn.session->name) +
-                                  " open, and would see a mixture; end them, or wait until they are done"};
+                                  " open (or had a moment ago), and would see a mixture; end them, or wait "
+                                  "until they are done"};
       if (const auto other = find(turn.name); status && other != nullptr && other->kept_of != s->name)
         status = Error{EEXIST, "cannot activate " + s->name + ": the generation before would be named " +
                                    turn.name + ", which is another clone"};
@@ -364,6 +481,7 @@ void Core::replace_previous(const std::vector<SessionPtr>& sessions, const std::
   }
   for (const auto& s : sessions) {
     for (auto& o : s->objects) o.inherited = false;
+    s->cursor = {};  // what it would share is another's now
     s->inheritance = {};
     s->previous_digests = {};
   }

@@ -170,10 +170,13 @@ struct Counters {
   LatencyHistogram cofw_latency;
 };
 
-// Both files of an object that is being copied.
+// Both files of an object that is being copied. DONOR: its file in the generation before, with which it may
+// share blocks (refresh.cc).
 struct CopyFiles {
   std::once_flag opened;
   Fd source, clone;
+  const Object* donor = nullptr;
+  Fd donor_file;
 };
 
 // A run of tracks of one object, on its way.
@@ -183,8 +186,11 @@ struct CopyPiece {
   std::shared_ptr<CopyFiles> files;
   size_t at = 0;                 // of its bytes in the cursor's buffer
   std::vector<ByteRange> holes;  // in it
+  std::vector<bool> shared;      // which are to share the donor's blocks, and were not read; empty: none
   int error = 0;                 // -errno
   const char* what = "";         // could not be done: "read", "copy"
+
+  bool is_shared(uint64_t nth) const { return nth < shared.size() && shared[nth]; }
 };
 
 struct Session : std::enable_shared_from_this<Session> {
@@ -212,6 +218,8 @@ struct Session : std::enable_shared_from_this<Session> {
   std::atomic<bool> frozen{false};    // it is PREVIOUS of another: nobody changes it
   std::atomic<bool> replaced{false};  // about to be: nobody opens anything of it any more
   std::atomic<uint64_t> open_handles{0};
+  std::atomic<uint64_t> writers{0};  // of these
+  std::atomic<std::chrono::steady_clock::time_point> used_at{std::chrono::steady_clock::time_point::min()};
 
   std::atomic<SessionState> state{SessionState::kCreated};
   std::atomic<bool> building{true};  // CREATE is not done yet

@@ -286,12 +286,15 @@ int Core::put_tracks(Session& s, Object& o, int clone_fd, const char* data, Byte
   }
   if (const int e = write_to(wanted.end()); e < 0) return e;
   o.finished.store(false);
-  if (o.capability != nullptr) {
-    // A write takes it away. Not everybody may give it back, nor did at first.
-    const int e = disk_.set_xattr(clone_fd, "security.capability", *o.capability);
-    if (e < 0 && e != -EPERM && e != -EOPNOTSUPP && e != -ENOSYS && e != -EACCES) return e;
-  }
+  if (const int e = keep_capability(o, clone_fd); e < 0) return e;
   return put_digests(s, o, s.track_size.touched(range), data);
+}
+
+int Core::keep_capability(const Object& o, int clone_fd) {
+  if (o.capability == nullptr) return 0;
+  const int e = disk_.set_xattr(clone_fd, "security.capability", *o.capability);
+  // Not everybody may give it back, nor did at first.
+  return e == -EPERM || e == -EOPNOTSUPP || e == -ENOSYS || e == -EACCES ? 0 : std::min(e, 0);
 }
 
 // False: RANGE must be written. Whatever the reason is: when it is serious, writing meets it too.

@@ -460,7 +460,8 @@ void CloneNode::open(fuse_req_t req, fuse_file_info* fi) {
 }
 
 int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** handle) {
-  auto use = clone_->use();
+  const bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
+  auto use = clone_->use(write);
   if (use == nullptr) return ESTALE;
   auto file = tree_.engine_.open_clone_file(clone_, fd.get(), pool_ino_);
   if (!file) return file.error().code;
@@ -469,7 +470,6 @@ int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** h
     if (fuse_req_ctx(req)->uid != 0) drop_set_ids(*tree_.space_.disk, fd.get());
     changed();
   }
-  const bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
   if (!write) fi->noflush = 1;  // its close tells us nothing
   const bool passthrough = begin_open(**file, fd.get(), write, fi);
   if (passthrough && write) {

@@ -354,6 +354,11 @@ FuseSession::~FuseSession() {
   fuse_session_destroy(session_);
 }
 
+bool FuseSession::has_handles() {
+  const std::lock_guard lock(handles_mutex_);
+  return !handles_.empty();
+}
+
 void FuseSession::close_handles() {
   std::lock_guard lock(handles_mutex_);
   for (Handle* handle : handles_) delete handle;

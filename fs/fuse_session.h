@@ -80,6 +80,7 @@ class FuseSession {
   void released(Handle* handle);  // deletes it
   // What is still open, when run() has ended.
   void close_handles();
+  bool has_handles();
 
   // After mount, while run() serves, as root: no write throttling by this mount's own small share of dirty pages
   // (facts/fuse.md 3g), larger read-ahead. What can't be set is left as it is.

@@ -7,10 +7,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "fs/command_paths.h"
@@ -47,12 +50,15 @@ std::vector<MountEntry> parse_mount_table(const std::string& text) {
   while (std::getline(lines, line)) {
     // id parent major:minor root mountpoint options [tags...] - type source options
     std::istringstream words(line);
-    std::string id, parent, device, root, mountpoint, options, word, type, source;
+    std::string id, parent, device, root, mountpoint, options, word, type, source, group, master;
     words >> id >> parent >> device >> root >> mountpoint >> options;
     while (words >> word && word != "-") {
+      if (word.starts_with("shared:")) group = word.substr(7);
+      if (word.starts_with("master:")) master = word.substr(7);
     }
     if (words >> type >> source) {
-      table.push_back({unescape(mountpoint), type, unescape(source), device, unescape(root)});
+      table.push_back(
+          {unescape(mountpoint), type, unescape(source), device, unescape(root), group, master});
     }
   }
   return table;
@@ -64,6 +70,32 @@ Result<std::vector<MountEntry>> read_mount_table() {
   text << file.rdbuf();
   if (!file) return Error{ENOENT, "/proc/self/mountinfo cannot be read. Is /proc mounted?"};
   return parse_mount_table(text.str());
+}
+
+std::vector<int> kept_elsewhere(const MountEntry& entry) {
+  const auto namespace_of = [](const std::string& process) {
+    char name[64];
+    const ssize_t length = ::readlink(("/proc/" + process + "/ns/mnt").c_str(), name, sizeof name);
+    return std::string(name, static_cast<size_t>(std::max<ssize_t>(length, 0)));
+  };
+  std::set<std::string> seen = {"", namespace_of("self")};
+  std::vector<int> processes;
+  std::error_code error;
+  for (const auto& process : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string pid = process.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (!seen.insert(namespace_of(pid)).second) continue;
+    std::ifstream file("/proc/" + pid + "/mountinfo");
+    std::stringstream text;
+    text << file.rdbuf();
+    for (const MountEntry& there : parse_mount_table(text.str())) {
+      const bool goes_too = !entry.group.empty() && (there.group == entry.group || there.master == entry.group);
+      if (there.device != entry.device || goes_too) continue;
+      processes.push_back(std::stoi(pid));
+      break;
+    }
+  }
+  return processes;
 }
 
 const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::string& path) {

@@ -18,6 +18,8 @@ struct MountEntry {
   std::string source;
   std::string device;  // "0:52": the same for all mounts of one file system
   std::string root;    // what of it is shown; "/" unless a part was bound elsewhere
+  std::string group;   // of mounts that are unmounted with it: "5"; "" when there are no others
+  std::string master;  // the group with which it is unmounted, in another namespace
 
   bool is_volume() const { return type == "fuse.clonefs"; }
   bool is_clones() const { return type == std::string("fuse.") + kClonesSubtype; }
@@ -26,6 +28,10 @@ struct MountEntry {
 // All mounts, in the order of mounting. TEXT: as /proc/self/mountinfo has it.
 std::vector<MountEntry> parse_mount_table(const std::string& text);
 Result<std::vector<MountEntry>> read_mount_table();
+
+// Processes in other mount namespaces that have the file system of ENTRY mounted and keep it when ENTRY is
+// unmounted, one of each namespace. Sees other users' only as root.
+std::vector<int> kept_elsewhere(const MountEntry& entry);
 
 // The uppermost mount that contains PATH (absolute, clean); null if none does.
 const MountEntry* mount_of(const std::vector<MountEntry>& table, const std::string& path);

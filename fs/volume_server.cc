@@ -50,6 +50,9 @@ namespace clonefs {
 namespace {
 
 constexpr unsigned kCommands = 256;  // that run at the same time; most of them wait
+// After the last unmount.
+constexpr auto kEndsWithin = std::chrono::milliseconds(500);
+constexpr char kElsewhere[] = "it is unmounted here, but files of it are open in another mount namespace";
 
 // --- what the command that started the daemon is told --------------------------------------------
 
@@ -227,6 +230,10 @@ Status check_places(ServerOptions& options, StartReport& report) {
   const std::string& source = options.source;
   const std::string& mountpoint = options.mountpoint;
   std::string relative;
+  if (mountpoint == "/") {
+    return refuse(EINVAL, "clonefs is not mounted over /: whatever the machine does would wait for it, and the "
+                          "daemon as well. Mount the directories that are to be cloned.");
+  }
 
   const auto table = read_mount_table();
   if (!table) return table.error();
@@ -321,6 +328,7 @@ class VolumeServer {
   // `clonefs umount`. True: unmounted.
   bool serve_unmount(int connection);
   bool try_unmount(std::string* why);
+  bool end_live();
   Status unmount_live(bool lazy);
   void heal_clones();
   void end(Why why);
@@ -700,9 +708,15 @@ bool VolumeServer::serve_unmount(int connection) {
       (peer.uid != 0 && peer.uid != ::geteuid())) {
     reply = "only the user who mounted the volume, and root, may unmount it";
   } else if (try_unmount(&reply)) {
-    asker_ = std::move(fd);
-    spdlog::info("unmounted, as uid {} (pid {}) asked", peer.uid, peer.pid);
-    return true;
+    if (end_live()) {
+      asker_ = std::move(fd);
+      spdlog::info("unmounted, as uid {} (pid {}) asked", peer.uid, peer.pid);
+      return true;
+    }
+    reply = kElsewhere + std::string(": the daemon (pid ") + std::to_string(::getpid()) +
+            ") serves these, and ends when they are closed and the mount there is gone. To end it now: kill -TERM " +
+            std::to_string(::getpid());
+    spdlog::warn("{}", reply);
   }
   if (::send(fd.get(), reply.data(), reply.size(), MSG_NOSIGNAL) < 0) return false;
   return false;
@@ -711,6 +725,21 @@ bool VolumeServer::serve_unmount(int connection) {
 Status VolumeServer::unmount_live(bool lazy) {
   // It writes back what is dirty, through us.
   return on_own_mount([&] { return live_->unmount(lazy); });
+}
+
+// The session ends with its last mount. Where another mount namespace has a copy, nobody need use that, and
+// then it ends as well. False: files are open there, and what is not written back yet would be lost.
+bool VolumeServer::end_live() {
+  const auto begin = std::chrono::steady_clock::now();
+  while (!live_ended_) {
+    const auto passed = std::chrono::steady_clock::now() - begin;
+    if (passed > kEndsWithin && !live_->has_handles()) live_->stop();
+    if (passed > 2 * kEndsWithin && live_->has_handles()) return false;
+    pollfd wake{wake_.get(), POLLIN, 0};
+    uint64_t count = 0;
+    if (::poll(&wake, 1, 50) > 0 && ::read(wake_.get(), &count, sizeof count) < 0) continue;
+  }
+  return true;
 }
 
 bool VolumeServer::try_unmount(std::string* why) {
@@ -876,7 +905,7 @@ Status ask_to_unmount(pid_t pid) {
     return {};
   }
   if (reply.empty()) return Error{EIO, "the daemon ended before it had closed the pool"};
-  return Error{reply.starts_with("closed") ? EIO : EBUSY, reply};
+  return Error{reply.starts_with("closed") ? EIO : reply.starts_with(kElsewhere) ? EXDEV : EBUSY, reply};
 }
 
 }  // namespace clonefs

@@ -41,7 +41,8 @@ int mount_volume(ServerOptions options);
 // Which libfuse this was built with, and what for.
 std::string fuse_description();
 
-// Asks the daemon PID to unmount its volume and waits until it has ended cleanly. EBUSY: the mount
+// Asks the daemon PID to unmount its volume and waits until it has ended cleanly. EXDEV: done, but files of it
+// are open in another mount namespace, and the daemon serves these. EBUSY: the mount
 // is in use, and everything is as it was.
 Status ask_to_unmount(pid_t pid);
 

@@ -17,6 +17,16 @@ namespace clonefs {
 
 namespace {
 
+// What is not to be named goes by itself, or is said after two seconds.
+constexpr int kTries = 40;
+constexpr auto kBetweenTries = std::chrono::milliseconds(50);
+
+std::string list_of(const std::vector<int>& pids) {
+  std::string text;
+  for (const int pid : pids) text += (text.empty() ? "" : ", ") + std::to_string(pid);
+  return text;
+}
+
 int unmounted(const MountEntry& entry, bool was_dead, const CommonOptions& common) {
   if (common.json) {
     Json json = new_answer();
@@ -128,14 +138,18 @@ int unmount_volume(const std::string& mountpoint, const CommonOptions& common) {
     const auto json = Json::parse(*status, nullptr, false);
     if (json.is_object() && json.contains("pid")) pid = json["pid"].get<pid_t>();
   }
+  const auto elsewhere = kept_elsewhere(*found);
   for (int tries = 0;; ++tries) {
     const Status done = ask_to_unmount(pid);
     if (done) return unmounted(*found, false, common);
+    if (done.error().code == EXDEV && !elsewhere.empty()) {
+      return fail(verb, Error{EXDEV, done.error().message + ". Processes there: " + list_of(elsewhere)}, common);
+    }
     if (done.error().code != EBUSY) return fail(verb, done.error(), common);
     // Held for a moment by who looks through /proc, or by what is left of a program that has ended.
     const auto users = users_of(*found, pid);
-    if (!users.empty() || tries == 40) return still_used(*found, users, done.error(), common);
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (!users.empty() || tries == kTries) return still_used(*found, users, done.error(), common);
+    std::this_thread::sleep_for(kBetweenTries);
   }
 }
 

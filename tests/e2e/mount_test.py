@@ -198,6 +198,41 @@ class Mount(unittest.TestCase):
                 self.assertEqual(command.wait(30), 0)
         v.wait_end(0)
 
+    @unittest.skipUnless(os.geteuid() == 0, "makes mount namespaces")
+    def test_umount_with_copies_in_other_namespaces(self):
+        v = self.volume()
+        v.mount()
+
+        def elsewhere(script):
+            # It says when it is there.
+            process = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c", script, v.path],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            process.stdout.readline()
+            process.stdout.close()
+            return process
+        # Nobody uses it there.
+        other = elsewhere("echo; exec sleep 60")
+        v.umount()
+        other.stdin.close()
+        other.kill()
+        v.mount()
+        other = elsewhere("exec 3>>$0/d/file; echo; read go; echo more >&3; exec sleep 60")
+        done = run(BIN, "umount", v.path)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn(f"open in another mount namespace: the daemon (pid {v.pid})", done.stdout)
+        self.assertRegex(done.stdout, rf"Processes there: .*\b{other.pid}\b")
+        self.assertFalse(os.path.ismount(v.path))
+        other.stdin.write(b"\n")
+        other.stdin.close()
+        wait_for(lambda: open(v.at("d/file"), encoding="utf-8").read().endswith("more\n"), "it writes still")
+        other.kill()
+        v.wait_end(0)
+
+    def test_nothing_is_mounted_over_the_root(self):
+        self.assertIn("not mounted over /", self.refused("mount", "/"))
+
     def test_umount_of_what_is_none(self):
         v = self.volume()
         self.assertIn("not the mountpoint", self.refused("umount", v.source))

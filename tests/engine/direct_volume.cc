@@ -94,6 +94,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.no_clones = options_.no_clones;
   options.ctime_tick = options_.ctime_tick;
   options.tracked_at_least = options_.tracked_at_least;
+  options.quiet = options_.quiet;
   return options;
 }
 
@@ -422,6 +423,10 @@ std::string DirectVolume::clone_difference(const std::string& name, const Tree& 
                                            const std::vector<std::string>& selected) {
   auto clone = engine_->clone(name);
   if (!clone) return "no clone: " + clone.error().message;
+  for (const auto& [path, object] : expected) {
+    struct stat st {};
+    look_up(**clone, path, &st);
+  }
   TreeView view;
   view.root = (*clone)->root();
   view.present = [&](struct stat* st) {
@@ -487,14 +492,23 @@ DirectVolume::OpenClone DirectVolume::open_clone(const std::string& name, const 
   if (!clone) return open;
   open.clone = *clone;
   open.use = open.clone->use();
+  struct stat st {};
+  look_up(*open.clone, path, &st);
   open.fd = openat(open.clone->root(), path.c_str(), flags | O_NOFOLLOW | O_CLOEXEC);
   if (open.fd < 0) return open;
-  struct stat st {};
   fstat(open.fd, &st);
   open.ino = st.st_ino;
   auto file = engine_->open_clone_file(open.clone, open.fd, st.st_ino);
   if (file) open.file = std::move(*file);
   return open;
+}
+
+bool look_up(Clone& clone, const std::string& path, struct stat* st) {
+  const ScopedFd fd(openat(clone.root(), path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (fd.get() < 0 || fstat(fd.get(), st) != 0) return false;
+  std::string handle;
+  if (posix_disk().handle_of(fd.get(), &handle) == 0) clone.seen(st->st_ino, handle);
+  return true;
 }
 
 std::string read_clone_file(CloneFile& file, uint64_t size) {

@@ -78,6 +78,7 @@ class DirectVolume {
     bool no_clones = false;
     std::chrono::nanoseconds ctime_tick{20'000'000};  // as in EngineOptions
     uint64_t tracked_at_least = 16;
+    std::chrono::milliseconds quiet{0};
   };
   DirectVolume() : DirectVolume(Options{}) {}
   explicit DirectVolume(Where where) : DirectVolume(options_at(where)) {}
@@ -198,6 +199,10 @@ class DirectVolume {
   int root_ = -1;
   std::unique_ptr<Engine> engine_;
 };
+
+// Looks PATH up as the clones mount does: its number may have been a removed member's. What it shows goes
+// through Clone::present() still. False: there is none.
+bool look_up(Clone& clone, const std::string& path, struct stat* st);
 
 // Whole content of a clone's file, or "error N".
 std::string read_clone_file(CloneFile& file, uint64_t size);

@@ -150,6 +150,23 @@ TEST_F(Fsck, what_users_changed_is_no_problem) {
   EXPECT_EQ(report.findings.size(), 0u);
 }
 
+// Each has its own tree under the one name.
+TEST_F(Fsck, the_next_generation_beside_the_one_that_is_shown) {
+  RecreateOptions recreate;
+  recreate.names = {"copied"};
+  recreate.precopy = true;
+  for (const unsigned keep : {0u, 1u}) {
+    recreate.keep = keep;
+    ASSERT_TRUE(v.engine().recreate(recreate));
+    ASSERT_TRUE(v.drain("copied"));
+    ASSERT_TRUE(v.close());
+    v.kill();
+    EXPECT_EQ(problems(check()), "") << keep;
+    ASSERT_TRUE(v.open());
+    ASSERT_TRUE(v.engine().terminate({"copied"}, true));
+  }
+}
+
 TEST_F(Fsck, a_missing_member) {
   ASSERT_TRUE(v.close());
   v.kill();

@@ -11,6 +11,7 @@
 
 #include "tests/engine/catalog_vfs.h"
 #include "tests/engine/power_disk.h"
+#include "tests/engine/sharing_disk.h"
 #include "tests/engine/turns.h"
 
 
@@ -91,6 +92,10 @@ class ModelRun {
         options.journal_limit = 16384 << random_.below(6);
         options.stall_limit = std::chrono::seconds(5);
       }
+    }
+    if (!how.power_cuts && random_.chance(50)) {
+      sharing_ = std::make_unique<SharingDisk>();
+      options.disk = sharing_.get();
     }
     // With a power cut at a certain operation all must happen in one order.
     if (!how.power_cuts) options.copy_workers = 1 + static_cast<unsigned>(random_.below(3));
@@ -1057,6 +1062,7 @@ class ModelRun {
       fchmod(fd, 0640);
       fstat(fd, &object->st);
       s.tree[path] = object;
+      look_up(**clone, path, &object->st);
       own_times(s, *object, fd, object->st.st_ino, now);
       if (power_) power_->settle(fd);
       close(fd);
@@ -1260,10 +1266,7 @@ class ModelRun {
     if (!s.activated() || !clone) return;
     for (auto& [path, object] : s.tree) {
       struct stat st {};
-      if (!object->own_mtime ||
-          fstatat((*clone)->root(), path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
-        continue;
-      }
+      if (!object->own_mtime || !look_up(**clone, path, &st)) continue;
       (*clone)->present(&st);
       object->own_mtime = false;
       object->st.st_mtim = st.st_mtim;
@@ -1347,7 +1350,8 @@ class ModelRun {
 
   Random random_;
   const bool verbose_;
-  std::unique_ptr<PowerDisk> power_;  // with power cuts
+  std::unique_ptr<PowerDisk> power_;
+  std::unique_ptr<SharingDisk> sharing_;  // with power cuts
   std::unique_ptr<CatalogVfs> vfs_;
   uint64_t boot_ = 0;
   bool small_journal_ = false;

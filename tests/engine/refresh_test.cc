@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <thread>
 
 #include "tests/engine/direct_volume.h"
 #include "tests/engine/forwarding_disk.h"
+#include "tests/engine/sharing_disk.h"
 
 namespace clonefs::test {
 namespace {
@@ -179,6 +182,50 @@ TEST(Refresh, the_next_generation_waits_until_nobody_uses_the_one_before) {
   EXPECT_EQ(v.clone_difference("c", v.capture()), "");
 }
 
+// Who goes through it by paths has nothing open between two files.
+TEST(Refresh, what_was_used_a_moment_ago_is_in_use) {
+  DirectVolume::Options options = fine();
+  options.quiet = std::chrono::milliseconds(100);
+  DirectVolume v(options);
+  ASSERT_EQ(v.make("a", pattern(1, 5 * 4096)), 0);
+  copy_and_drain(v, "c");
+  ASSERT_EQ(code(v.engine().recreate(recreate_of("c"))), 0);
+  auto clone = v.engine().clone("c");
+  ASSERT_TRUE(clone);
+  (*clone)->use().reset();
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    while (!stop) {
+      (*clone)->use().reset();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  EXPECT_EQ(code(v.engine().activate({"c"})), EBUSY);
+  stop = true;
+  reader.join();
+  // Once: activate waits for the rest of it.
+  (*clone)->use().reset();
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(code(v.engine().activate({"c"})), 0);
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(90));
+}
+
+TEST(Refresh, writers_are_not_cut_off) {
+  DirectVolume v(fine());
+  ASSERT_EQ(v.make("a", pattern(1, 5 * 4096)), 0);
+  copy_and_drain(v, "c");
+  auto clone = v.engine().clone("c");
+  ASSERT_TRUE(clone);
+  {
+    const auto reads = (*clone)->use();
+    const auto writes = (*clone)->use(true);
+    EXPECT_EQ(code(v.engine().recreate(recreate_of("c"))), EBUSY);
+    EXPECT_EQ((*clone)->refuses_change(), 0);
+  }
+  const auto reads = (*clone)->use();
+  EXPECT_EQ(code(v.engine().recreate(recreate_of("c"))), 0);
+}
+
 TEST(Refresh, generations_turn) {
   DirectVolume v(fine());
   ASSERT_EQ(v.make("a", "0"), 0);
@@ -202,6 +249,173 @@ TEST(Refresh, generations_turn) {
   ASSERT_EQ(code(v.engine().recreate(recreate_of("c", false, 1))), 0);
   ASSERT_EQ(code(v.engine().activate({"c"})), 0);
   EXPECT_EQ(content("c") + content("c.1") + content("c.2"), "44none");
+}
+
+// --- blocks that are shared with the generation before
+
+class Sharing : public testing::Test {
+ protected:
+  static constexpr uint64_t kTracks = 64;
+
+  // Counts what is read of large pieces, as CountingDisk.
+  class Disk : public SharingDisk {
+   public:
+    ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override {
+      const ssize_t n = SharingDisk::pread(fd, data, size, offset);
+      if (size >= 4096 && n > 0) read += static_cast<uint64_t>(n);
+      return n;
+    }
+    int statvfs(int fd, struct statvfs* fs) override {
+      const int e = SharingDisk::statvfs(fd, fs);
+      if (full) fs->f_bavail = 8;
+      return e;
+    }
+    std::atomic<uint64_t> read{0};
+    bool full = false;
+  };
+
+  void SetUp() override {
+    v_ = std::make_unique<DirectVolume>(fine(&disk_));
+    ASSERT_EQ(v_->make("big", pattern(1, kTracks * 4096)), 0);
+    ASSERT_EQ(v_->make("small", pattern(2, 100)), 0);
+    ASSERT_EQ(v_->link("small", "again"), 0);
+    copy_and_drain(*v_, "c");
+  }
+  // A generation more, all of it precopied: c is then what the volume is.
+  void recreate(unsigned keep) {
+    ASSERT_EQ(code(v_->engine().recreate(recreate_of("c", false, keep))), 0);
+    disk_.read = 0;
+    ASSERT_EQ(code(v_->engine().precopy({"c"})), 0);
+    ASSERT_TRUE(v_->drain("c"));
+  }
+  void activate_and_compare() {
+    ASSERT_EQ(code(v_->engine().activate({"c"})), 0);
+    const Tree expected = v_->capture();
+    EXPECT_EQ(v_->clone_difference("c", expected), "");
+    ASSERT_TRUE(v_->drain("c"));
+    EXPECT_EQ(v_->plain_difference("c", expected), "");
+    EXPECT_EQ(v_->damage("c"), "");
+  }
+
+  Disk disk_;
+  std::unique_ptr<DirectVolume> v_;
+};
+
+TEST_F(Sharing, of_a_file_that_changed_what_did_not_is_shared) {
+  ASSERT_EQ(v_->write("big", 9 * 4096 + 7, pattern(4, 50)), 0);
+  recreate(0);
+  EXPECT_EQ(v_->status("c").tracks_inherited, kTracks);  // and the small file with two names
+  EXPECT_EQ(disk_.read, 4096u);
+  activate_and_compare();
+}
+
+// After an unclean end it is not known any more.
+TEST_F(Sharing, what_is_not_known_is_not_shared) {
+  ASSERT_EQ(v_->write("big", 9 * 4096 + 7, pattern(4, 50)), 0);
+  ASSERT_EQ(code(v_->kill_reopen()), 0);
+  recreate(0);
+  EXPECT_EQ(v_->status("c").tracks_inherited, 1u) << "the small file";
+  EXPECT_GE(disk_.read, kTracks * 4096);
+  activate_and_compare();
+}
+
+TEST_F(Sharing, generations_that_are_kept_have_files_of_their_own) {
+  const Tree before = v_->capture();
+  recreate(1);
+  EXPECT_EQ(v_->status("c").tracks_inherited, kTracks + 1);
+  EXPECT_EQ(disk_.read, 0u);
+  activate_and_compare();
+  for (const char* file : {"big", "small"}) {
+    const auto open = v_->open_clone("c", file);
+    ASSERT_EQ(open.file->write("mine", 4, 10), 4);
+  }
+  EXPECT_EQ(v_->clone_difference("c.1", before), "");
+}
+
+TEST_F(Sharing, not_what_the_clones_user_changed) {
+  {
+    const auto open = v_->open_clone("c", "big");
+    struct stat st {};
+    ASSERT_EQ(fstat(open.fd, &st), 0);
+    ASSERT_EQ(open.file->write("mine", 4, 10), 4);
+    const timespec times[2] = {st.st_atim, st.st_mtim};  // and nothing shows it
+    ASSERT_EQ(futimens(open.fd, times), 0);
+  }
+  recreate(0);
+  EXPECT_EQ(v_->status("c").tracks_inherited, 1u);
+  activate_and_compare();
+}
+
+TEST_F(Sharing, what_grew_or_was_cut_off) {
+  ASSERT_EQ(v_->truncate("big", kTracks * 4096 - 100), 0);
+  ASSERT_EQ(v_->write("big", kTracks * 4096 + 50, "end"), 0);
+  ASSERT_EQ(v_->truncate("small", 90), 0);
+  recreate(1);
+  EXPECT_EQ(v_->status("c").tracks_inherited, kTracks - 1);
+  activate_and_compare();
+}
+
+TEST_F(Sharing, what_is_written_meanwhile_is_copied_again) {
+  ASSERT_EQ(v_->write("big", 0, "x"), 0);
+  ASSERT_EQ(code(v_->engine().recreate(recreate_of("c"))), 0);
+  ASSERT_EQ(code(v_->engine().precopy({"c"})), 0);
+  ASSERT_TRUE(v_->engine().step_read("c"));
+  ASSERT_EQ(v_->write("big", 20 * 4096, "before it is put"), 0);
+  unsigned shared = 0;
+  disk_.before_sharing = [&] {
+    if (++shared == 2) {  // after 1 to 19
+      ASSERT_EQ(v_->write("big", 21 * 4096, "while it is put"), 0);
+    }
+  };
+  v_->engine().step_finish("c");
+  ASSERT_TRUE(v_->drain("c"));
+  EXPECT_GE(shared, 2u);
+  EXPECT_LT(v_->status("c").tracks_inherited, kTracks);
+  activate_and_compare();
+}
+
+TEST_F(Sharing, what_cannot_be_shared_after_all_is_copied) {
+  ASSERT_EQ(v_->write("big", 0, "x"), 0);
+  ASSERT_EQ(code(v_->engine().recreate(recreate_of("c"))), 0);
+  unsigned asked = 0;
+  disk_.before_sharing = [&] {
+    if (++asked == 2) disk_.error = -EIO;  // not the probe
+  };
+  disk_.read = 0;
+  ASSERT_EQ(code(v_->engine().precopy({"c"})), 0);
+  ASSERT_TRUE(v_->drain("c"));
+  EXPECT_EQ(v_->status("c").tracks_inherited, 0u);
+  EXPECT_EQ(asked, 2u + 1) << "big, small";
+  EXPECT_GE(disk_.read, (kTracks - 1) * 4096);
+  activate_and_compare();
+}
+
+// What was to be shared when the activation came: the generation before is another's then.
+TEST_F(Sharing, ends_with_the_activation) {
+  const Tree before = v_->capture();
+  ASSERT_EQ(v_->write("big", 0, "x"), 0);
+  ASSERT_EQ(code(v_->engine().recreate(recreate_of("c", false, 1))), 0);
+  ASSERT_EQ(code(v_->engine().precopy({"c"})), 0);
+  ASSERT_TRUE(v_->engine().step_read("c"));
+  ASSERT_EQ(code(v_->engine().activate({"c"})), 0);
+  const Tree expected = v_->capture();
+  {
+    const auto open = v_->open_clone("c.1", "big");
+    const std::string mine(kTracks * 4096, '!');
+    ASSERT_EQ(open.file->write(mine.data(), mine.size(), 0), static_cast<ssize_t>(mine.size()));
+  }
+  v_->engine().step_finish("c");
+  ASSERT_TRUE(v_->drain("c"));
+  EXPECT_EQ(v_->plain_difference("c", expected), "");
+}
+
+TEST_F(Sharing, needs_no_room) {
+  ASSERT_EQ(v_->write("big", 9 * 4096 + 7, pattern(4, 50)), 0);
+  disk_.full = true;
+  EXPECT_EQ(code(v_->engine().recreate(recreate_of("c", false, 1))), 0);
+  ASSERT_EQ(code(v_->engine().terminate({"c"}, true)), 0);
+  ASSERT_EQ(v_->write("big", 10 * 4096, pattern(5, 10 * 4096)), 0);
+  EXPECT_EQ(code(v_->engine().recreate(recreate_of("c", false, 1))), ENOSPC);
 }
 
 // What changed within the clock's grain of the consistency point may have changed after it unseen.

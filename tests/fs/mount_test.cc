@@ -32,6 +32,7 @@ TEST(MountTable, Parse) {
   EXPECT_FALSE(table[1].is_clones());
   EXPECT_TRUE(table[2].is_clones());
   EXPECT_FALSE(table[2].is_volume());
+  EXPECT_EQ(table[2].group + table[2].master + table[1].group, "72");
   EXPECT_EQ(table[3].mountpoint, "/my dir\\x");
   EXPECT_EQ(table[3].source, "/my dir\\x");
   EXPECT_FALSE(table[4].is_volume());
@@ -57,7 +58,7 @@ TEST(MountTable, WhichMountContainsAPath) {
   }
   // Mounted over once more: the later one counts.
   auto twice = table;
-  twice.push_back({"/data", "tmpfs", "none", "0:29", "/"});
+  twice.push_back({"/data", "tmpfs", "none", "0:29", "/", "", ""});
   EXPECT_EQ(mount_of(twice, "/data/x")->type, "tmpfs");
   EXPECT_EQ(mount_of({}, "/x"), nullptr);
 }
