@@ -454,7 +454,9 @@ Status VolumeServer::check_rights() const {
   };
   if (options_.no_clones) return {};
   if (options_.pool.empty()) {
-    if (!refused(source_.get(), ".")) return {};
+    // Once it is made, its own mode counts.
+    const bool made = ::faccessat(source_.get(), ".clonefs/pool", W_OK, AT_EACCESS) == 0;
+    if (made || !refused(source_.get(), ".")) return {};
     return Error{EACCES, "you may not write to " + options_.source + ", where its clones are kept. Mount it as its " +
                              "owner or as root."};
   }

@@ -365,6 +365,11 @@ at=$(readlink $V/.clonefs/clones)
 $BIN umount $V
 test ! -e $at
 test "$(cat $V/.clonefs/pool/clones/x/d/file)" = mine
+chmod 555 $V
+aside=$(mktemp -d)
+$BIN mount $V $aside  # its pool is made, and may be written
+$BIN umount $aside
+rmdir $aside
 echo all is well
 """
 
