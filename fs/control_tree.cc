@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "fs/daemon_log.h"
 #include "fs/metrics_text.h"
 #include "fs/words.h"
 
@@ -29,7 +30,7 @@ The same without the program, from the root of the volume:
   mkdir .clonefs/clones/NAME               clone everything now
   rmdir .clonefs/clones/NAME               end and remove it
   mkdir DIR/.clone/NAME                    clone one directory; ls DIR/.clone, rmdir as above
-  tail -f .clonefs/events                  what happens
+  tail -f .clonefs/events                  what happens; .clonefs/log: the end of the daemon's log
 )";
 
 // --- ctl -----------------------------------------------------------------------------------------
@@ -361,6 +362,7 @@ struct ControlTree::Nodes {
     kLink,
     kMetrics,
     kEventsJson,
+    kLog,
     kClones = 16,
   };
 
@@ -384,6 +386,7 @@ struct ControlTree::Nodes {
         metrics(owner, kMetrics, 0400,
                 [&executor] { return metrics_text(executor.info(), executor.engine().status()); }),
         events(owner, kEvents, kEventsJson, executor.engine()),
+        log(owner, kLog, 0400, recent_log),
         readme(owner, kReadmeFile, 0444, [] { return std::string(kReadme); }),
         sessions(context, kSessions),
         clones(owner, kClones) {
@@ -393,6 +396,7 @@ struct ControlTree::Nodes {
     root.add("metrics", &metrics);
     root.add("events", &events.text());
     root.add("events.json", &events.json());
+    root.add("log", &log);
     root.add("README", &readme);
     root.add("sessions", &sessions);
     root.add("clones", &clones);
@@ -406,6 +410,7 @@ struct ControlTree::Nodes {
   TextNode status_json_file;
   TextNode metrics;
   EventFiles events;
+  TextNode log;
   TextNode readme;
   SessionsDirectory sessions;
   ClonesEntry clones;

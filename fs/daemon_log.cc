@@ -3,6 +3,7 @@
 #include <linux/fuse.h>
 #include <spdlog/async.h>
 #include <spdlog/sinks/base_sink.h>
+#include <spdlog/sinks/ringbuffer_sink.h>
 #include <spdlog/sinks/rotating_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
@@ -30,6 +31,7 @@ namespace {
 
 constexpr size_t kLogSize = 8 << 20;
 constexpr size_t kLogQueue = 1024;  // messages
+constexpr size_t kRecent = 500;     // lines
 constexpr char kPattern[] = "%Y-%m-%dT%H:%M:%S.%e%z %l %v";
 
 constexpr std::pair<const char*, spdlog::level::level_enum> kLevels[] = {
@@ -102,6 +104,15 @@ std::shared_ptr<spdlog::logger> file_logger(const std::string& path) {
       spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
 }
 
+const std::shared_ptr<spdlog::sinks::ringbuffer_sink_mt>& shared_recent() {
+  static const auto sink = [] {
+    auto made = std::make_shared<spdlog::sinks::ringbuffer_sink_mt>(kRecent);
+    made->set_pattern(kPattern);
+    return made;
+  }();
+  return sink;
+}
+
 const char* opcode_name(unsigned opcode) {
   constexpr const char* kNames[] = {
       nullptr,       "LOOKUP",      "FORGET",   "GETATTR",   "SETATTR",      "READLINK",     "SYMLINK",
@@ -168,10 +179,18 @@ Status start_log(const LogTarget& target) {
   } catch (const spdlog::spdlog_ex& e) {
     return Error{EIO, std::string("no log: ") + e.what()};
   }
+  // First: the others may have to wait.
+  logger->sinks().insert(logger->sinks().begin(), shared_recent());
   logger->flush_on(spdlog::level::trace);
   logger->set_level(spdlog::default_logger_raw()->level());
   spdlog::set_default_logger(logger);
   return {};
+}
+
+std::string recent_log() {
+  std::string text;
+  for (const std::string& line : shared_recent()->last_formatted()) text += line;
+  return text;
 }
 
 Status set_log_level(const std::string& level) {

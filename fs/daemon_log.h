@@ -20,6 +20,9 @@ Status check_log_target(std::string* where);
 // Errors: it cannot be opened; then the log is as it was.
 Status start_log(const LogTarget& target);
 
+// Its last lines, wherever it goes: `.clonefs/log`. Waits for no file.
+std::string recent_log();
+
 // trace: each request of the kernel; debug: commands that only look, flushes; info: commands, events;
 // warn, error (check_log_level() of fs/words.h). EINVAL: another word.
 Status set_log_level(const std::string& level);

@@ -26,7 +26,7 @@ class ControlFiles(VolumeTest):
         self.assertEqual(sorted(os.listdir(v.path)), ["d", "other"])
         self.assertNotIn(".clone", os.listdir(v.at("d")))
         self.assertEqual(sorted(os.listdir(v.at(".clonefs"))),
-                         ["README", "clones", "ctl", "events", "events.json", "metrics", "sessions",
+                         ["README", "clones", "ctl", "events", "events.json", "log", "metrics", "sessions",
                           "status", "status.json"])
         with self.assertRaises(FileNotFoundError):
             os.stat(v.at(".clonefs/pool"))
@@ -226,7 +226,7 @@ class Permissions(VolumeTest):
         os.chmod(v.path, 0o755)
         for script in ("echo copy x file > .clonefs/ctl", "mkdir .clonefs/clones/x",
                        "mkdir .clone/x", "cat .clonefs/status", "cat .clonefs/status.json",
-                       "cat .clonefs/events", "cat .clonefs/events.json", "cat .clonefs/metrics"):
+                       "cat .clonefs/events", "cat .clonefs/events.json", "cat .clonefs/log", "cat .clonefs/metrics"):
             done = self.as_user(4242, script)
             self.assertNotEqual(done.returncode, 0, script)
             self.assertIn("ermission denied", done.stdout, script)

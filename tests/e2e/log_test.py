@@ -5,7 +5,7 @@ import json
 import os
 import unittest
 
-from volume import BIN, Volume, VolumeTest, main, run
+from volume import BIN, Volume, VolumeTest, main, run, wait_for
 
 
 def read(path):
@@ -54,6 +54,11 @@ class Places(unittest.TestCase):
 
     def test_pool_by_default(self):
         v = self.volume()
+        # Where it is out of sight.
+        self.assertFalse(os.path.exists(v.at(".clonefs/pool/clonefs.log")))
+        wait_for(lambda: " is mounted at " in read(v.at(".clonefs/log")), "the log's end")
+        v.cli("create", "a", ".")
+        wait_for(lambda: read(v.at(".clonefs/log")).endswith(" info created a\n"), "the log's end")
         v.umount()
         self.assertIn("is mounted", read(v.pool("clonefs.log")))
 

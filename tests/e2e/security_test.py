@@ -88,6 +88,7 @@ class Commands(VolumeTest):
             "status.json": lambda: content(v.at(".clonefs/sessions/mine/status.json")),
             "events": lambda: content(v.at(".clonefs/events")),
             "events.json": lambda: content(v.at(".clonefs/events.json")),
+            "log": lambda: content(v.at(".clonefs/log")),
             "metrics": lambda: content(v.at(".clonefs/metrics")),
         }
         for what, attempt in attempts.items():
