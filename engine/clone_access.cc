@@ -36,7 +36,8 @@ class CloneImpl final : public Clone {
     if (write) session_->writers.fetch_add(1);
     session_->open_handles.fetch_add(1);
     std::shared_ptr<void> token(session_.get(), [s = session_, write](void*) {
-      s->used_at = std::chrono::steady_clock::now();
+      // (Not who was refused.)
+      if (!s->replaced) s->used_at = std::chrono::steady_clock::now();
       if (write) s->writers.fetch_sub(1);
       s->open_handles.fetch_sub(1);
     });

@@ -121,8 +121,9 @@ uint64_t Core::room_needed(Session& s, bool sharing) {
   for (const auto& o : s.objects) {
     if (o.gone || !o.is_regular()) continue;
     uint64_t tracks = o.pending.load();
+    if (tracks == 0) continue;
     CopyFiles files;
-    if (sharing && tracks != 0 && (files.source = open_source(o, O_PATH))) find_donor(s, o, files);
+    if (sharing && (files.source = open_source(o, O_PATH))) find_donor(s, o, files);
     const auto shared = donor_has(s, o, {0, o.column->count}, files);
     for (uint64_t t = 0; t < shared.size(); ++t)
       if (shared[t] && is_pending(o.column->at(t))) --tracks;
@@ -131,15 +132,21 @@ uint64_t Core::room_needed(Session& s, bool sharing) {
   return needed;
 }
 
-Status Core::check_space(Session& s) {
+Result<uint64_t> Core::room() const {
   struct statvfs fs{};
   if (const int e = disk_.statvfs(pool_dir_.get(), &fs); e < 0)
     return Error::from_errno(e, "cannot ask the pool for its free space");
-  const uint64_t room = uint64_t{fs.f_bavail} * fs.f_frsize;
+  return uint64_t{fs.f_bavail} * fs.f_frsize;
+}
+
+Status Core::check_space(Session& s) {
+  const auto room = this->room();
+  if (!room) return room.error();
   uint64_t needed = room_needed(s, false);
-  if (needed > room && s.previous != nullptr && pool_shares_blocks()) needed = room_needed(s, true);
-  if (needed <= room) return {};
-  return Error{ENOSPC, "the pool has room for " + std::to_string(room >> 20) + " MiB, the clone " +
+  s.counts_on_sharing = needed > *room && s.previous != nullptr && pool_shares_blocks();
+  if (s.counts_on_sharing) needed = room_needed(s, true);
+  if (needed <= *room) return {};
+  return Error{ENOSPC, "the pool has room for " + std::to_string(*room >> 20) + " MiB, the clone " +
                            s.name + " may need " + std::to_string(needed >> 20) +
                            " MiB; delete old clones, " +
                            (s.previous == nullptr ? "choose another --pool, or say --thin"
@@ -200,8 +207,14 @@ Status Core::prepare(const CreateOptions& o, const SessionPtr& previous, unsigne
     s->keep = keep;
     s->aside = previous != nullptr;
     const std::unique_lock lock(sessions_mutex_);
+    if (previous != nullptr) {
+      previous->frozen = true;
+      if (previous->writers != 0) {  // since RECREATE looked
+        previous->frozen = false;
+        return writers_of(*previous);
+      }
+    }
     s->previous = previous;
-    if (previous != nullptr) previous->frozen = true;
     sessions_[s->name] = s;
   }
   if (previous != nullptr) inherit_from(*s, previous);
@@ -406,6 +419,14 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions,
     if (!status) return refusal(s, status.error());
   }
 
+  // What is shared is shared before; the rest is copied.
+  for (const auto& s : sessions) {
+    const auto room = this->room();
+    if (!room) return room.error();
+    if (s->counts_on_sharing && room_needed(*s, false) > *room)
+      return Error{ENOSPC, "cannot activate " + s->name + " before it is precopied: the pool has no room for the "
+                           "rest; `clonefs wait " + s->name + " --for precopied` first, or delete old clones"};
+  }
   const auto turns = begin_replacing(sessions);
   if (!turns) return turns.error();
 

@@ -347,6 +347,8 @@ class Core {
   Status clear_stage(Session& s);
 
   // refresh.cc
+  // Nanoseconds: two changes as close to each other may have this ctime both.
+  int64_t ctime_tick(const timespec& ctime) const;
   // Not changed since P's consistency point, which is that of its session PREVIOUS.
   bool unchanged_since(const Session& previous, const Object& p, const struct stat& st) const;
   void inherit_from(Session& s, const SessionPtr& previous);
@@ -359,6 +361,7 @@ class Core {
                               const CopyFiles& files) const;
   bool share_tracks(Session& s, Object& o, Extent tracks, const CopyFiles& files);
   void disinherit(Session& s, Object& o);
+  static Error writers_of(const Session& s);
   Status refresh_in_place(const std::string& name);
   // What becomes of a generation when the next one is activated.
   struct Turn {
@@ -389,6 +392,7 @@ class Core {
   Status check_create(const CreateOptions& o);
   Status check_space(Session& s);
   uint64_t room_needed(Session& s, bool sharing);
+  Result<uint64_t> room() const;  // in the pool, in bytes
   void undo_create(const SessionPtr& s);
   Result<TrackFile> open_track_file(uint64_t id, bool durable);
   void remove_track_files(uint64_t id);
@@ -479,8 +483,8 @@ class Core {
   std::vector<Retired> retired_;  // guarded by retired_mutex_
   bool removing_ends_ = false;       // guarded by retired_mutex_
   std::thread remover_;
-  std::once_flag pool_shares_asked_;
-  bool pool_shares_ = false;         // pool_shares_blocks()
+  std::mutex pool_shares_mutex_;
+  std::optional<bool> pool_shares_;  // guarded by pool_shares_mutex_
   int64_t power_cut_at_ns_ = 0;  // when the pool was opened after the last one
   std::thread housekeeper_;
   std::mutex housekeeper_mutex_;

@@ -791,7 +791,7 @@ Status Core::take_up(const SessionPtr& s, const LastEnd& end) {
     }
     Object* p = s->previous == nullptr ? nullptr : s->previous->by_pool_ino.find(o.pool_ino);
     // Its number may have been that of a file which the clone's user removed.
-    if (p != nullptr && o.is_regular() && p->clone.handle() == o.clone.handle()) {
+    if (p != nullptr && o.is_regular() && open_clone(*p, O_PATH)) {
       // Inherited: as long as nothing has changed. That is found out anew.
       p->named_twice = true;
       drop_object(*s, o);
@@ -1090,6 +1090,8 @@ Status Core::keep_changed(Session& s, Catalog::Batch& batch) {
     const Fd source = open_source(o, O_PATH);
     struct stat st{};
     if (!source || disk_.stat(source.get(), "", &st) < 0) continue;
+    // A change after the end may have the same ctime.
+    if (nanoseconds(now()) - nanoseconds(st.st_ctim) < ctime_tick(st.st_ctim)) continue;
     std::vector<TrackBits> bits(o.column->count);
     for (uint64_t t = 0; t < bits.size(); ++t)
       bits[t] = durable_form(o.column->at(t)) | (o.column->at(t) & kChanged);
@@ -1137,12 +1139,13 @@ Status Core::close() {
   // "Clean" is a promise about all that the next start reads.
   int e = power() ? 0 : disk_.syncfs(pool_dir_.get());
   bool needs_source = false;
-  for (auto& [name, s] : sessions_) {
+  for (const auto& s : all_sessions()) {
     const bool needs = s->before_activation() || s->active();
-    needs_source |= needs;
+    // What RECREATE inherits or shares of a clone goes by its sources' ctimes.
+    needs_source |= needs || s->state.load() != SessionState::kFailed;
     if (e == 0 && needs) e = s->track_file.datasync();
   }
-  // The marks speak of the source's data, which programs may not have synced.
+  // The marks, and ctimes, speak of the source's data, which programs may not have synced.
   if (e == 0 && needs_source) e = disk_.syncfs(source_dir_.get());
   if (e < 0) return Error::from_errno(e, "cannot make the pool durable");
   Catalog::Batch batch(*catalog_);

@@ -56,10 +56,13 @@ unsigned kept_number(const Session& s) {
 
 // --- what did not change -----------------------------------------------------------------------
 
+int64_t Core::ctime_tick(const timespec& ctime) const {
+  return ctime.tv_nsec % 1'000'000 == 0 ? kCoarseTick : options_.ctime_tick.count();
+}
+
 bool Core::unchanged_since(const Session& previous, const Object& p, const struct stat& st) const {
   const timespec ctime = p.ctime;
-  const int64_t tick =
-      ctime.tv_nsec % 1'000'000 == 0 ? kCoarseTick : options_.ctime_tick.count();
+  const int64_t tick = ctime_tick(ctime);
   const int64_t at = nanoseconds(previous.activated_at);
   // After a power cut data may be newer than the ctime that goes with it.
   return same_time(ctime, st.st_ctim) && p.size == static_cast<uint64_t>(st.st_size) &&
@@ -137,24 +140,25 @@ Result<bool> Core::adopt(Session& s, Object& o, const struct stat& st) {
   return true;
 }
 
-// Asked once, at the first RECREATE: two files on the stage tell it.
+// Asked at the first RECREATE: two files on the stage tell it, unless they cannot be made.
 bool Core::pool_shares_blocks() {
-  std::call_once(pool_shares_asked_, [&] {
-    const std::string block(TrackSize::kMin, 'x');
-    std::array<Fd, 2> files;
-    bool made = options_.share;
-    for (size_t i = 0; i < files.size(); ++i) {
-      const std::string name = "sharing-" + std::to_string(i);
-      if (made)
-        files[i] = Fd(disk_, disk_.open(stage_dir_.get(), name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
-      made &= static_cast<bool>(files[i]);
-      made = made && disk_.pwrite_full(files[i].get(), block.data(), block.size(), 0) == 0;
-      disk_.unlink(stage_dir_.get(), name.c_str(), 0);
-    }
-    pool_shares_ = made && disk_.transfer(Disk::Transfer::kShare, files[0].get(), files[1].get(), 0,
-                                          block.size()) == 0;
-  });
-  return pool_shares_;
+  if (!options_.share) return false;
+  const std::lock_guard lock(pool_shares_mutex_);
+  if (pool_shares_) return *pool_shares_;
+  const std::string block(TrackSize::kMin, 'x');
+  std::array<Fd, 2> files;
+  bool made = true;
+  for (size_t i = 0; i < files.size() && made; ++i) {
+    const std::string name = "sharing-" + std::to_string(i);
+    files[i] = Fd(disk_, disk_.open(stage_dir_.get(), name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+    made = files[i] && disk_.pwrite_full(files[i].get(), block.data(), block.size(), 0) == 0;
+    disk_.unlink(stage_dir_.get(), name.c_str(), 0);
+  }
+  if (!made) return false;
+  const int e = disk_.transfer(Disk::Transfer::kShare, files[0].get(), files[1].get(), 0, block.size());
+  if (e == 0 || e == -EOPNOTSUPP || e == -ENOTTY || e == -EXDEV || e == -ENOSYS || e == -EINVAL)
+    pool_shares_ = e == 0;
+  return e == 0;
 }
 
 // Finds the donor of O. A number that was given to another file is told by the handle.
@@ -217,6 +221,11 @@ void Core::disinherit(Session& s, Object& o) {
 
 // --- RECREATE ----------------------------------------------------------------------------------
 
+Error Core::writers_of(const Session& s) {
+  return {EBUSY, "programs have files of " + s.name + " open for writing, and could write no more while the next "
+                 "generation is prepared; end them first"};
+}
+
 Status Core::recreate(const RecreateOptions& o) {
   std::vector<SessionPtr> sessions;
   std::vector<CreateOptions> next;  // of each
@@ -248,9 +257,7 @@ Status Core::recreate(const RecreateOptions& o) {
         return Error{EBUSY, s->name + " is not drained; " +
                                 (s->nocopy ? "it copies only what is asked for (--nocopy): copy it anew"
                                            : "wait for it (`clonefs wait " + s->name + "`)")};
-      if (s->writers != 0)
-        return Error{EBUSY, "programs have files of " + s->name + " open for writing, and could write no more "
-                            "while the next generation is prepared; end them first"};
+      if (s->writers != 0) return writers_of(*s);
       if (!s->kept_of.empty())
         return Error{EINVAL, s->name + " is an older generation of " + s->kept_of +
                                  "; recreate that one"};

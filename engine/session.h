@@ -215,6 +215,7 @@ struct Session : std::enable_shared_from_this<Session> {
   std::atomic<bool> aside{false};  // PREVIOUS has the name in the catalog
   unsigned keep = 0;               // older generations that remain at its activation
   std::string kept_of;             // it is an older generation of this name
+  bool counts_on_sharing = false;  // the pool has no room for what it does not share; guarded by work_mutex
   std::atomic<bool> frozen{false};    // it is PREVIOUS of another: nobody changes it
   std::atomic<bool> replaced{false};  // about to be: nobody opens anything of it any more
   std::atomic<uint64_t> open_handles{0};

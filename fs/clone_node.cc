@@ -463,6 +463,7 @@ int CloneNode::make_handle(fuse_req_t req, Fd fd, fuse_file_info* fi, Handle** h
   const bool write = (fi->flags & O_ACCMODE) != O_RDONLY;
   auto use = clone_->use(write);
   if (use == nullptr) return ESTALE;
+  if (const int e = write ? clone_->refuses_change() : 0; e != 0) return e;  // since it was asked
   auto file = tree_.engine_.open_clone_file(clone_, fd.get(), pool_ino_);
   if (!file) return file.error().code;
   if ((fi->flags & O_TRUNC) != 0) {

@@ -358,6 +358,7 @@ class VolumeServer {
   std::unique_ptr<FuseSession> live_;
   std::thread live_thread_;
   std::atomic<bool> live_ended_{false};
+  std::atomic<bool> elsewhere_{false};  // it is served in other mount namespaces only
   std::unique_ptr<ClonesMount> clones_;
   ManagerWatchdog watchdog_;
 };
@@ -645,6 +646,7 @@ int VolumeServer::run() {
   watchdog_.start([this] {
     const Status answered = on_own_mount([this]() -> Status {
       struct stat st {};
+      if (elsewhere_) return {};
       if (::stat((options_.mountpoint + "/.clonefs").c_str(), &st) == 0) return {};
       return Error::from_errno(errno, options_.mountpoint);
     });
@@ -716,9 +718,10 @@ bool VolumeServer::serve_unmount(int connection) {
       return true;
     }
     reply = kElsewhere + std::string(": the daemon (pid ") + std::to_string(::getpid()) +
-            ") serves these, and ends when they are closed and the mount there is gone. To end it now: kill -TERM " +
-            std::to_string(::getpid());
+            ") serves these, and ends when they are closed and the mount there is gone. To end it now, and lose "
+            "what is not synced there: kill -TERM " + std::to_string(::getpid());
     spdlog::warn("{}", reply);
+    elsewhere_ = true;
   }
   if (::send(fd.get(), reply.data(), reply.size(), MSG_NOSIGNAL) < 0) return false;
   return false;
@@ -812,6 +815,9 @@ void VolumeServer::end(Why why) {
         if (const Status lazily = unmount_live(true); !lazily) {
           spdlog::error("{}", lazily.error().message);
         }
+        live_->stop();
+      } else if (!end_live()) {
+        spdlog::warn("files of the volume are open in another mount namespace: they get ENOTCONN");
         live_->stop();
       }
     }

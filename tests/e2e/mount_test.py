@@ -229,6 +229,13 @@ class Mount(unittest.TestCase):
         wait_for(lambda: open(v.at("d/file"), encoding="utf-8").read().endswith("more\n"), "it writes still")
         other.kill()
         v.wait_end(0)
+        # A signal ends it in any case.
+        for hold in ("", "exec 3>>$0/d/file; "):
+            v.mount()
+            other = elsewhere(hold + "echo; exec sleep 60")
+            os.kill(v.pid, signal.SIGTERM)
+            v.wait_end(0)
+            other.kill()
 
     def test_nothing_is_mounted_over_the_root(self):
         self.assertIn("not mounted over /", self.refused("mount", "/"))

@@ -412,8 +412,11 @@ TEST_F(Sharing, ends_with_the_activation) {
 TEST_F(Sharing, needs_no_room) {
   ASSERT_EQ(v_->write("big", 9 * 4096 + 7, pattern(4, 50)), 0);
   disk_.full = true;
-  EXPECT_EQ(code(v_->engine().recreate(recreate_of("c", false, 1))), 0);
-  ASSERT_EQ(code(v_->engine().terminate({"c"}, true)), 0);
+  ASSERT_EQ(code(v_->engine().recreate(recreate_of("c", false, 1))), 0);
+  EXPECT_EQ(code(v_->engine().activate({"c"})), ENOSPC) << "what is not shared by then is copied";
+  ASSERT_EQ(code(v_->engine().precopy({"c"})), 0);
+  ASSERT_TRUE(v_->drain("c"));
+  activate_and_compare();
   ASSERT_EQ(v_->write("big", 10 * 4096, pattern(5, 10 * 4096)), 0);
   EXPECT_EQ(code(v_->engine().recreate(recreate_of("c", false, 1))), ENOSPC);
 }
