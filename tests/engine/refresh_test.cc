@@ -19,14 +19,15 @@ int code(const Status& status) {
 }
 
 // What is read of the volume's files.
-class CountingDisk : public ForwardingDisk {
+template <class Base>
+class Counting : public Base {
  public:
   ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override {
-    const ssize_t n = ForwardingDisk::pread(fd, data, size, offset);
+    const ssize_t n = Base::pread(fd, data, size, offset);
     if (size >= 4096 && n > 0) read += static_cast<uint64_t>(n);
     return n;
   }
-  uint64_t read = 0;
+  std::atomic<uint64_t> read{0};
 };
 
 DirectVolume::Options fine(Disk* disk = nullptr) {
@@ -57,7 +58,7 @@ class Tracking : public testing::TestWithParam<End> {};
 
 // A large file of which two tracks change, one of them cut off and written again.
 TEST_P(Tracking, in_place_only_the_tracks_that_were_written_are_copied) {
-  CountingDisk disk;
+  Counting<ForwardingDisk> disk;
   DirectVolume v(fine(&disk));
   ASSERT_EQ(v.make("big", pattern(1, 64 * 4096)), 0);
   ASSERT_EQ(v.make("hole", ""), 0);
@@ -257,20 +258,13 @@ class Sharing : public testing::Test {
  protected:
   static constexpr uint64_t kTracks = 64;
 
-  // Counts what is read of large pieces, as CountingDisk.
-  class Disk : public SharingDisk {
+  class Disk : public Counting<SharingDisk> {
    public:
-    ssize_t pread(int fd, void* data, size_t size, uint64_t offset) override {
-      const ssize_t n = SharingDisk::pread(fd, data, size, offset);
-      if (size >= 4096 && n > 0) read += static_cast<uint64_t>(n);
-      return n;
-    }
     int statvfs(int fd, struct statvfs* fs) override {
       const int e = SharingDisk::statvfs(fd, fs);
       if (full) fs->f_bavail = 8;
       return e;
     }
-    std::atomic<uint64_t> read{0};
     bool full = false;
   };
 
