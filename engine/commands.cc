@@ -421,9 +421,10 @@ Status Core::activate_sessions(const std::vector<SessionPtr>& sessions,
 
   // What is shared is shared before; the rest is copied.
   for (const auto& s : sessions) {
+    if (!s->counts_on_sharing) continue;
     const auto room = this->room();
     if (!room) return room.error();
-    if (s->counts_on_sharing && room_needed(*s, false) > *room)
+    if (room_needed(*s, false) > *room)
       return Error{ENOSPC, "cannot activate " + s->name + " before it is precopied: the pool has no room for the "
                            "rest; `clonefs wait " + s->name + " --for precopied` first, or delete old clones"};
   }

@@ -138,11 +138,11 @@ int unmount_volume(const std::string& mountpoint, const CommonOptions& common) {
     const auto json = Json::parse(*status, nullptr, false);
     if (json.is_object() && json.contains("pid")) pid = json["pid"].get<pid_t>();
   }
-  const auto elsewhere = kept_elsewhere(*found);
   for (int tries = 0;; ++tries) {
     const Status done = ask_to_unmount(pid);
     if (done) return unmounted(*found, false, common);
-    if (done.error().code == EXDEV && !elsewhere.empty()) {
+    const auto elsewhere = done.error().code == EXDEV ? kept_elsewhere(*found) : std::vector<int>();
+    if (!elsewhere.empty()) {
       return fail(verb, Error{EXDEV, done.error().message + ". Processes there: " + list_of(elsewhere)}, common);
     }
     if (done.error().code != EBUSY) return fail(verb, done.error(), common);
