@@ -59,8 +59,9 @@ bool Core::fill_cursor(Session& s) {
   return !c.order.empty();
 }
 
-// The next run of tracks to copy, of at most kChunk. False: there is none, or an error was dealt with.
-bool Core::next_piece(Session& s, CopyPiece* piece) {
+// The next run of tracks to copy, of at most MOST_BYTES or one track. False: there is none, or an error was
+// dealt with.
+bool Core::next_piece(Session& s, uint64_t most_bytes, CopyPiece* piece) {
   auto& c = s.cursor;
   const bool active = s.active();
   for (;;) {
@@ -121,7 +122,7 @@ bool Core::next_piece(Session& s, CopyPiece* piece) {
         ++c.next_run;
         continue;
       }
-      const uint64_t most = std::max<uint64_t>(1, kChunk / s.track_size.bytes());
+      const uint64_t most = std::max<uint64_t>(1, most_bytes / s.track_size.bytes());
       uint64_t n = 1;
       while (n < run.count && n < most && run.first + n < count &&
              is_pending(o.column->at(run.first + n)))
@@ -237,7 +238,7 @@ bool Core::step_read(const SessionPtr& s) {
   const unsigned errors = s->copy_errors;
   uint64_t bytes = 0;
   std::vector<CopyPiece> pieces;
-  for (CopyPiece piece; next_piece(*s, &piece);) {
+  for (CopyPiece piece; next_piece(*s, std::min(kChunk, most_bytes), &piece);) {
     piece.at = bytes;
     bytes += piece.tracks.count * s->track_size.bytes();
     pieces.push_back(std::move(piece));

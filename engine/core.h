@@ -499,7 +499,7 @@ class Core {
   bool has_already(const Object& o, int clone, const char* data, ByteRange range);
   int share_or_copy(Session& s, Object& o, Extent tracks, const CopyFiles& files);
   bool fill_cursor(Session& s);
-  bool next_piece(Session& s, CopyPiece* piece);
+  bool next_piece(Session& s, uint64_t most_bytes, CopyPiece* piece);
   void read_piece(Session& s, CopyPiece& piece, char* data);
   void put_piece(Session& s, CopyPiece& piece, const char* data);
   void write_out(Session& s, std::vector<CopyPiece>* behind);

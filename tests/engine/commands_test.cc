@@ -715,6 +715,23 @@ TEST(Commands, rate_limit) {
   EXPECT_EQ(v.status("c").rate_limit, 1u << 20);
 }
 
+TEST(Commands, a_slow_copy_program_copies_in_small_pieces) {
+  DirectVolume v;
+  ASSERT_EQ(v.make("file", pattern(1, 256 * 4096)), 0);
+  CreateOptions options = v.options("c", {"file"});
+  options.activate = true;
+  ASSERT_EQ(code(v.engine().create(options)), 0);
+  ASSERT_EQ(code(v.engine().set_rate("c", 1)), 0);
+  EXPECT_TRUE(v.engine().step("c"));
+  EXPECT_EQ(v.status("c").tracks_pending, 255u);
+  ASSERT_EQ(code(v.engine().set_rate("c", 8 * 10 * 4096)), 0);
+  EXPECT_TRUE(v.engine().step("c"));
+  EXPECT_EQ(v.status("c").tracks_pending, 245u);
+  ASSERT_EQ(code(v.engine().set_rate("c", kPaceMax)), 0);
+  EXPECT_TRUE(v.engine().step("c"));
+  EXPECT_EQ(v.status("c").tracks_pending, 0u);
+}
+
 TEST(Commands, wait_ends_when_the_goal_is_reached_or_out_of_reach) {
   DirectVolume::Options o;
   o.copy_threads = true;
