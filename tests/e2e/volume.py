@@ -3,6 +3,7 @@
 Every wait is for a condition and bounded. Whatever a test does, leaving `with Volume()` (or the end
 of a VolumeTest) unmounts, ends the daemon that was started here and removes the directory.
 """
+import contextlib
 import ctypes
 import errno
 import json
@@ -113,16 +114,20 @@ def wait_for(condition, what, timeout=30.0):
 
 
 def stand_still(pid):
-    """Stops the process. Each of its threads goes on until the signal has got to it."""
-    os.kill(pid, signal.SIGSTOP)
-
+    """Stops the process. Each of its threads goes on until the signal has got to it; one that waits for an
+    answer of its own daemon (it asks its new mount something) has to get that first."""
     def stopped():
         states = set()
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/stat", encoding="utf-8") as file:
                 states.add(file.read().rpartition(")")[2].split()[0])
         return states == {"T"}
-    wait_for(stopped, f"process {pid} stands still")
+    for _ in range(30):
+        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(AssertionError):
+            return wait_for(stopped, f"process {pid} stands still", timeout=1)
+        os.kill(pid, signal.SIGCONT)
+    raise AssertionError(f"process {pid} does not stand still")
 
 
 def run(*command, timeout=60, **options):
