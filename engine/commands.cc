@@ -217,6 +217,7 @@ Status Core::prepare(const CreateOptions& o, const SessionPtr& previous, unsigne
     s->previous = previous;
     sessions_[s->name] = s;
   }
+  call_for_journal();
   if (previous != nullptr) inherit_from(*s, previous);
   Status status = build(s, o);
   if (!status) undo_create(s);

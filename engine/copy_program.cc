@@ -21,6 +21,8 @@ namespace {
 
 // Of a file at once.
 constexpr uint64_t kChunk = 1 << 20;
+// Of all files at once, while somebody is in the foreground.
+constexpr uint64_t kBeside = 512 << 10;
 // Small files that are copied at the same time, for each worker.
 constexpr size_t kSmallFilesEach = 16;
 // A writer waits for no more than this when it meets the copy program in its own tracks.
@@ -231,9 +233,11 @@ bool Core::step_read(const SessionPtr& s) {
   // As many pieces as can be copied at the same time, and some small files more.
   const unsigned workers = crew_.helpers() + 1;
   const uint64_t pace = s->pace.load();
-  const uint64_t limit = pace == kPaceAuto ? 0 : pace;
-  const uint64_t most_bytes =
-      limit == 0 ? workers * kChunk : std::min<uint64_t>(workers * kChunk, limit / 8);
+  uint64_t most_bytes = workers * kChunk;
+  if (pace == kPaceAuto && !pace_.alone())
+    most_bytes = kBeside;
+  else if (pace != kPaceAuto && pace != kPaceMax)
+    most_bytes = std::min(most_bytes, pace / 8);
   const size_t most_pieces = workers == 1 ? 1 : workers * kSmallFilesEach;
   const unsigned errors = s->copy_errors;
   uint64_t bytes = 0;

@@ -245,6 +245,8 @@ class Core {
   Status checkpoint_object(Session& s, Object& o);
   void note_for_checkpoint(Session& s, Object& o);
   void call_for_checkpoint();
+  void call_for_journal();
+  void prepare_journal();
   // Whether TRACK and all others of O need nothing of the source any more.
   bool settled(const Object& o) const { return (power() ? o.unsaved : o.pending).load() == 0; }
 
@@ -491,6 +493,7 @@ class Core {
   std::condition_variable housekeeper_wake_;
   bool housekeeper_stop_ = false;     // guarded by housekeeper_mutex_
   bool checkpoint_called_ = false;    // guarded by housekeeper_mutex_
+  bool journal_called_ = false;       // guarded by housekeeper_mutex_
   std::mutex checkpoint_mutex_;       // one checkpoint at a time; below the work mutexes
 
   // copy_program.cc

@@ -56,6 +56,7 @@ struct EngineOptions {
   Durability durability = Durability::kPower;
   OnError on_error = OnError::kFailClone;
   uint64_t journal_limit = 128 << 20;  // bytes; twice that may be on disk
+  uint64_t journal_ahead = 16 << 20;   // bytes of each file that are written before they are needed
   // How long a change of the volume waits for a pool that does not answer (or has no room in its
   // journal); then it goes by on_error. 0: for ever, and all is done on the caller's thread.
   std::chrono::milliseconds stall_limit{30000};
@@ -63,7 +64,7 @@ struct EngineOptions {
   // The pool is not opened: there are no clones, every command is refused, changes are let through.
   bool no_clones = false;
   bool copy_threads = true;   // false: nothing is copied but by step() (tests)
-  // How many pieces (1 MiB of a file, or a small file) are copied at the same time; 0: as suits the
+  // How many pieces (up to 1 MiB of a file, or a small file) are copied at the same time; 0: as suits the
   // machine.
   unsigned copy_workers = 0;
   // Two changes of a file as close to each other as this may have the same ctime: two of the kernel's

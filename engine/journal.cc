@@ -15,6 +15,8 @@ constexpr uint32_t kVersion = 1;
 constexpr uint32_t kRecordMagic = 0x4b525443;  // "CTRK"
 constexpr uint64_t kHeaderSize = 4096;
 constexpr uint64_t kMostWaiting = 32 << 20;
+// A writer that comes to where zeros are being written waits for these.
+constexpr uint64_t kZerosAtOnce = 1 << 20;
 
 // All numbers in the order of the machine that writes: a pool does not move between byte orders
 // (the version, read in the wrong order, is refused).
@@ -140,7 +142,10 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
     const uint64_t last = waiting_ticket_;
     File& file = files_[current_];
     int e = 0;
-    if (file.end < kHeaderSize || !file.needed) e = start(file);
+    if (file.end < kHeaderSize || !file.needed) {
+      changed_.wait(lock, [&] { return file.zeroing >= kHeaderSize; });
+      e = start(file);
+    }
     const uint64_t at = file.end;
     if (e == 0) {
       for (uint64_t p = 0; p < batch.size();) {
@@ -154,6 +159,7 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
         p += sizeof h + padded(h.length);
       }
       file.end += batch.size();
+      changed_.wait(lock, [&] { return file.end <= file.zeroing; });
     }
     lock.unlock();
     if (e == 0) e = disk_.pwrite_full(file.fd.get(), batch.data(), batch.size(), at);
@@ -164,6 +170,7 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
     committed_ticket_ = last;
     ++statistics_.commits;
     statistics_.bytes += batch.size();
+    if (e == 0) file.written = std::max(file.written, file.end);
     if (e < 0) {
       failed_first_ = before + 1;
       failed_last_ = last;
@@ -178,6 +185,30 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
   lock.unlock();
   if (filling) call_for_checkpoint_();
   return 0;
+}
+
+void Journal::zero_ahead(uint64_t bytes) {
+  const std::vector<char> zeros(kZerosAtOnce);
+  for (File& file : files_) {
+    for (;;) {
+      uint64_t from, n;
+      {
+        const std::lock_guard lock(mutex_);
+        // The place of the header as well, when there is none.
+        from = std::max(file.written, file.end);
+        if (from >= std::min(bytes, limit_)) break;
+        n = std::min(zeros.size(), std::min(bytes, limit_) - from);
+        file.zeroing = from;
+      }
+      int e = disk_.pwrite_full(file.fd.get(), zeros.data(), n, from);
+      if (e == 0) e = disk_.datasync(file.fd.get());
+      const std::lock_guard lock(mutex_);
+      file.zeroing = UINT64_MAX;
+      if (e == 0) file.written = from + n;
+      changed_.notify_all();
+      if (e < 0) return;
+    }
+  }
 }
 
 bool Journal::rotate() {
@@ -289,6 +320,7 @@ Status Journal::reset() {
     if (e == 0) e = disk_.sync(file.fd.get());
     if (e < 0) return Error::from_errno(e, "cannot empty the journal of the pool");
     file.end = 0;
+    file.written = 0;
     file.needed = false;
     file.generation = 0;
   }

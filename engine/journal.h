@@ -46,6 +46,11 @@ class Journal {
   // -ENOSPC after PATIENCE without (0: no end).
   int append(const std::vector<JournalRecord>& records, std::chrono::milliseconds patience);
 
+  // Writes zeros to what the files lack of BYTES each, at most their limit, and waits for the disk: a commit
+  // where something was written before lets the pool's file system commit nothing, so that it waits for
+  // nobody else's data. An error ends it; who appends will be told. From any thread, one at a time.
+  void zero_ahead(uint64_t bytes);
+
   // New records go to the other file from now on. False: that one is still needed.
   bool rotate();
   // What was appended before the last rotate() is not needed any more.
@@ -81,6 +86,8 @@ class Journal {
     uint64_t generation = 0;
     uint64_t end = 0;  // next byte to write
     bool needed = false;
+    uint64_t written = 0;              // up to here it was written once
+    uint64_t zeroing = UINT64_MAX;     // from here on zeros are being written: no record
     bool missed = false;  // was not there
   };
   Journal(Disk& disk, uint64_t limit, std::function<void()> call)

@@ -5,9 +5,10 @@
 //   not, in the mean. When they took more than kTolerated times as long, the share of time in
 //   which is copied falls by a third; else it rises by a twentieth of the whole time. It stays between
 //   kFloor, so that a drain ends, and kMost, so that there are pauses to compare with. With nobody in
-//   the foreground it is 1.
+//   the foreground it is 1. Before the first look somebody is.
 //
-// After a turn of copying that took T, its program rests T * (1 - share) / share.
+// After a turn of copying that took T, its program rests T * (1 - share) / share. As long as somebody is
+// in the foreground it also takes smaller steps: an fdatasync waits for what the disk was given before.
 // Thread safety: all members. What the foreground calls writes to no cache line that others write.
 #pragma once
 
@@ -41,7 +42,10 @@ class Pace {
   }
 
   // --- copy programs
-  void begin_use() { users_.fetch_add(1); }
+  void begin_use() {
+    const std::lock_guard lock(mutex_);
+    if (users_.fetch_add(1) == 0) share_ = std::min(share_, kMost);
+  }
   void end_use() { users_.fetch_sub(1); }
   void begin_turn() { turns_.fetch_add(1); }
   void end_turn() { turns_.fetch_sub(1); }
@@ -54,9 +58,9 @@ class Pace {
     }
     return std::chrono::duration_cast<Clock::duration>(worked * ((1 - share_) / share_));
   }
-  double share() const {
+  bool alone() const {
     const std::lock_guard lock(mutex_);
-    return share_;
+    return share_ == 1;
   }
 
  private:
@@ -104,7 +108,7 @@ class Pace {
 
   mutable std::mutex mutex_;
   Clock::time_point looked_at_{};
-  double share_ = 1;
+  double share_ = kMost;
   Mean means_[2];
   uint64_t counts_[2] = {0, 0}, ns_[2] = {0, 0};  // at the last look
 };

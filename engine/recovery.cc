@@ -379,6 +379,7 @@ Status Core::take_pool() {
   for (auto& [name, s] : sessions_) {
     if (s->before_activation() || s->active()) start_worker(s);
   }
+  if (!sessions_.empty()) call_for_journal();
   reserve_room();
   look_at_pool();
   if (options_.copy_threads) {

@@ -168,11 +168,13 @@ void Core::housekeeping() {
   std::unique_lock lock(housekeeper_mutex_);
   while (!housekeeper_stop_) {
     housekeeper_wake_.wait_for(lock, std::chrono::seconds(1),
-                               [&] { return housekeeper_stop_ || checkpoint_called_; });
+                               [&] { return housekeeper_stop_ || checkpoint_called_ || journal_called_; });
     if (housekeeper_stop_) break;
     const auto time = std::chrono::steady_clock::now();
     const bool called = std::exchange(checkpoint_called_, false);
+    const bool prepare = std::exchange(journal_called_, false);
     lock.unlock();
+    if (prepare) prepare_journal();
     if (called || time - last_checkpoint > kCheckpointEvery) {
       std::vector<SessionPtr> precopied;
       if (time - last_precopy_checkpoint > kPrecopyCheckpointEvery) {

@@ -91,6 +91,7 @@ EngineOptions DirectVolume::engine_options() const {
   options.stall_limit = options_.stall_limit;
   options.boot = options_.boot;
   options.journal_limit = options_.journal_limit;
+  options.journal_ahead = 16384;  // the simulated disk has it in memory
   options.no_clones = options_.no_clones;
   options.ctime_tick = options_.ctime_tick;
   options.tracked_at_least = options_.tracked_at_least;

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -86,6 +87,11 @@ class JournalTest : public testing::Test {
   }
 
   std::string path(int file) const { return directory_.path() + "/" + std::to_string(file); }
+  uint64_t size(int file) const {
+    struct stat st{};
+    EXPECT_EQ(::stat(path(file).c_str(), &st), 0);
+    return static_cast<uint64_t>(st.st_size);
+  }
   template <class T>
   T get(int file, uint64_t at) const {
     T value{};
@@ -357,6 +363,9 @@ TEST_F(JournalTest, rotation_under_load_loses_nothing_that_is_needed) {
       --writing;
     });
   }
+  std::thread zeros([&] {
+    for (uint64_t n = 1; writing != 0 && n <= 16 * kFour; n += 500) journal->zero_ahead(n);
+  });
   // Checkpoints: what was begun after the rotation is needed still when the old file is released.
   uint64_t needed = 0, rotations = 0;
   while (writing != 0) {
@@ -368,6 +377,7 @@ TEST_F(JournalTest, rotation_under_load_loses_nothing_that_is_needed) {
     std::this_thread::yield();
   }
   for (auto& writer : writers) writer.join();
+  zeros.join();
   EXPECT_GT(rotations, 1u);
   std::vector<bool> there(next);
   for (const Found& f : found()) {
@@ -396,6 +406,10 @@ class SyncDisk : public ForwardingDisk {
   void wait_for_sync(int number) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return syncs_ >= number; });
+  }
+  int syncs() {
+    const std::lock_guard lock(mutex_);
+    return syncs_;
   }
   int failure = 0;
 
@@ -435,6 +449,116 @@ TEST_F(JournalTest, a_commit_that_failed_is_told_to_its_writers_and_leaves_no_ga
   EXPECT_EQ(append(*journal, 2), -EIO);
   ASSERT_EQ(append(*journal, 3), 0);
   EXPECT_EQ(found(), (std::vector{record(1), record(3)}));
+}
+
+// --- zeros ahead
+
+TEST_F(JournalTest, zeros_ahead_end_at_the_limit_and_leave_records_alone) {
+  {
+    const auto journal = open(1 << 20);
+    ASSERT_EQ(append(*journal, 1), 0);
+    journal->zero_ahead(300000);
+    EXPECT_EQ(size(0), 300000u);
+    EXPECT_EQ(size(1), 300000u);
+    ASSERT_EQ(append(*journal, 2), 0);
+    ASSERT_TRUE(journal->rotate());
+    ASSERT_EQ(append(*journal, 3, 400000), 0);
+    journal->zero_ahead(5 << 20);
+    EXPECT_EQ(size(0), 1u << 20);
+    EXPECT_EQ(size(1), 1u << 20);
+    ASSERT_EQ(append(*journal, 4), 0);
+  }
+  EXPECT_EQ(open()->damage(), "");
+  EXPECT_EQ(found(), (std::vector{record(1), record(2), record(3, 400000), record(4)}));
+}
+
+// Holds the writing of zeros back.
+class ZeroDisk : public ForwardingDisk {
+ public:
+  ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
+    if (size == kStep) {
+      std::unique_lock lock(mutex_);
+      held_ = true;
+      changed_.notify_all();
+      changed_.wait(lock, [&] { return open_; });
+    }
+    return ForwardingDisk::pwrite(fd, data, size, offset);
+  }
+  void wait_for_zeros() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return held_; });
+  }
+  void go_on() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+  static constexpr size_t kStep = 1 << 20;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool held_ = false, open_ = false;
+};
+
+TEST_F(JournalTest, a_record_waits_for_the_zeros_in_its_place) {
+  for (const bool first : {true, false}) {  // with the header of the file, without
+    ZeroDisk disk;
+    const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
+    if (!first) {
+      ASSERT_EQ(append(*journal, 1), 0);
+    }
+    std::thread zeros([&] { journal->zero_ahead(2 * ZeroDisk::kStep); });
+    disk.wait_for_zeros();
+    std::thread writer([&] { EXPECT_EQ(append(*journal, 2), 0); });
+    const auto end = std::chrono::steady_clock::now() + milliseconds(50);
+    while (std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    EXPECT_EQ(journal->statistics().commits, first ? 0u : 1u);
+    disk.go_on();
+    writer.join();
+    zeros.join();
+    EXPECT_EQ(found(), first ? std::vector{record(2)} : (std::vector{record(1), record(2)}));
+    ASSERT_TRUE(journal->reset());
+  }
+}
+
+TEST_F(JournalTest, zeros_go_behind_a_record_that_is_on_its_way) {
+  SyncDisk disk;
+  const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
+  disk.set_open(false);
+  std::thread writer([&] { EXPECT_EQ(append(*journal, 1), 0); });
+  disk.wait_for_sync(1);
+  std::thread zeros([&] { journal->zero_ahead(100000); });
+  disk.wait_for_sync(2);
+  disk.set_open(true);
+  writer.join();
+  zeros.join();
+  EXPECT_EQ(found(), (std::vector{record(1)}));
+}
+
+TEST_F(JournalTest, zeros_are_written_where_nothing_was) {
+  SyncDisk disk;
+  const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
+  for (int turn = 0; turn < 2; ++turn) {
+    ASSERT_EQ(append(*journal, 1, 400000), 0);
+    ASSERT_TRUE(journal->rotate());
+    journal->release();
+  }
+  const int syncs = disk.syncs();
+  journal->zero_ahead(400000);
+  EXPECT_EQ(disk.syncs(), syncs);
+  journal->zero_ahead(500000);
+  EXPECT_EQ(disk.syncs(), syncs + 2);
+}
+
+TEST_F(JournalTest, zeros_that_fail_keep_nobody_from_appending) {
+  SyncDisk disk;
+  const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
+  disk.failure = -ENOSPC;
+  journal->zero_ahead(1000);
+  EXPECT_EQ(size(1), 0u);
+  ASSERT_EQ(append(*journal, 1), 0);
+  EXPECT_EQ(found(), (std::vector{record(1)}));
 }
 
 }  // namespace

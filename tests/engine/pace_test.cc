@@ -54,6 +54,28 @@ TEST(Pace, alone_it_copies_all_the_time) {
   EXPECT_EQ(s.run(10), 1);
 }
 
+TEST(Pace, somebody_is_there_until_it_was_looked) {
+  using Time = Pace::Clock::time_point;
+  Pace pace;
+  Time now{std::chrono::hours(1)};
+  pace.begin_use();
+  EXPECT_FALSE(pace.alone());
+  pace.rest(now, milliseconds(50));
+  EXPECT_TRUE(pace.alone());
+  for (int i = 0; i < 10; ++i) pace.note(0, true, milliseconds(1));
+  pace.rest(now += Pace::kLook, milliseconds(50));
+  EXPECT_FALSE(pace.alone());
+  pace.rest(now += Pace::kLook, milliseconds(50));
+  EXPECT_TRUE(pace.alone());
+  // A second program that begins knows what the first one knows, who begins later does not.
+  pace.begin_use();
+  EXPECT_TRUE(pace.alone());
+  pace.end_use();
+  pace.end_use();
+  pace.begin_use();
+  EXPECT_FALSE(pace.alone());
+}
+
 TEST(Pace, a_foreground_that_feels_nothing_leaves_it_most_of_the_time) {
   Simulation s;
   s.beside = [] { return 130.0; };
