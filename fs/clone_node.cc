@@ -36,10 +36,6 @@ void backing_close(FuseSession* session, int id) {
   ::ioctl(fuse_session_fd(session->raw()), kBackingClose, &number);
 }
 
-bool same_time(const timespec& a, const timespec& b) {
-  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
 std::string fd_path(int fd) {
   return "/proc/self/fd/" + std::to_string(fd);
 }

@@ -142,12 +142,17 @@ void SourceNode::restore_mtime(int fd) {
   FdUse object;
   if (fd < 0) object = use();
   if (!object) return;
-  timespec times[2] = {{0, UTIME_OMIT}, {}};
-  {
-    std::lock_guard lock(mutex_);
-    times[1] = kernel_mtime_;
+  const ProcPath path(fd < 0 ? object.get() : fd);
+  timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};
+  for (;;) {
+    {
+      std::lock_guard lock(mutex_);
+      // The kernel may set another one meanwhile, and that must not be the one that is overwritten.
+      if (same_time(times[1], kernel_mtime_)) return;
+      times[1] = kernel_mtime_;
+    }
+    utimensat(AT_FDCWD, path.get(), times, 0);
   }
-  utimensat(AT_FDCWD, ProcPath(fd < 0 ? object.get() : fd).get(), times, 0);
 }
 
 void SourceNode::fill(fuse_entry_param* entry, const struct stat& st) const {
