@@ -371,6 +371,9 @@ class Core {
     std::string name;  // the one that it gets; "": it is removed
   };
   std::vector<Turn> turns(const Session& s) const;  // the oldest first
+  // close() returns before the kernel tells: waits, for a moment, for those that have files of NAMES open
+  // (WRITERS: for writing).
+  void wait_for_closes(const std::vector<std::string>& names, bool writers) const;
   // Waits, not for long, until nobody goes through what the sessions NAMES replace.
   void wait_until_unused(const std::vector<std::string>& names) const;
   bool is_used(const Session& s) const;

@@ -234,6 +234,7 @@ Status Core::recreate(const RecreateOptions& o) {
   if (o.in_place && o.keep > 0)
     return Error{EINVAL, "what is refreshed in place leaves no older generation to keep; leave "
                          "--keep or --in-place-refresh out"};
+  wait_for_closes(o.names, !o.in_place);
   {
     const std::lock_guard command(command_mutex_);
     if (closed_) return Error{ESHUTDOWN, "clonefs is being unmounted"};
@@ -407,6 +408,16 @@ bool Core::is_used(const Session& s) const {
          std::chrono::steady_clock::now() - at < options_.quiet;
 }
 
+void Core::wait_for_closes(const std::vector<std::string>& names, bool writers) const {
+  const auto end = std::chrono::steady_clock::now() + options_.quiet / 2;
+  for (const auto& name : names) {
+    const auto s = find(name);
+    while (s != nullptr && (writers ? s->writers : s->open_handles) != 0 &&
+           std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(options_.quiet / 64);
+  }
+}
+
 void Core::wait_until_unused(const std::vector<std::string>& names) const {
   std::vector<SessionPtr> replaced;
   {
@@ -419,9 +430,13 @@ void Core::wait_until_unused(const std::vector<std::string>& names) const {
         if (s->kept_of == name) replaced.push_back(s);
     }
   }
-  const auto end = std::chrono::steady_clock::now() + 3 * options_.quiet;
-  // What is open may stay so: that is said at once.
-  const auto passes = [&](const SessionPtr& s) { return s->open_handles == 0 && is_used(*s); };
+  const auto begin = std::chrono::steady_clock::now();
+  const auto end = begin + 3 * options_.quiet;
+  // What is open may stay so: that is said soon.
+  const auto passes = [&](const SessionPtr& s) {
+    return is_used(*s) &&
+           (s->open_handles == 0 || std::chrono::steady_clock::now() < begin + options_.quiet / 2);
+  };
   while (std::any_of(replaced.begin(), replaced.end(), passes) && std::chrono::steady_clock::now() < end)
     std::this_thread::sleep_for(options_.quiet / 8);
 }

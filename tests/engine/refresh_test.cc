@@ -186,7 +186,7 @@ TEST(Refresh, the_next_generation_waits_until_nobody_uses_the_one_before) {
 // Who goes through it by paths has nothing open between two files.
 TEST(Refresh, what_was_used_a_moment_ago_is_in_use) {
   DirectVolume::Options options = fine();
-  options.quiet = std::chrono::milliseconds(100);
+  options.quiet = std::chrono::milliseconds(1000);
   DirectVolume v(options);
   ASSERT_EQ(v.make("a", pattern(1, 5 * 4096)), 0);
   copy_and_drain(v, "c");
@@ -205,10 +205,37 @@ TEST(Refresh, what_was_used_a_moment_ago_is_in_use) {
   stop = true;
   reader.join();
   // Once: activate waits for the rest of it.
-  (*clone)->use().reset();
   const auto begin = std::chrono::steady_clock::now();
+  (*clone)->use().reset();
   EXPECT_EQ(code(v.engine().activate({"c"})), 0);
-  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(90));
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, options.quiet);
+}
+
+// close() returns before the engine hears of it.
+TEST(Refresh, who_closes_at_this_moment_is_waited_for) {
+  DirectVolume::Options options = fine();
+  options.quiet = std::chrono::milliseconds(1000);
+  DirectVolume v(options);
+  ASSERT_EQ(v.make("a", pattern(1, 5 * 4096)), 0);
+  copy_and_drain(v, "c");
+  auto clone = v.engine().clone("c");
+  ASSERT_TRUE(clone);
+  const auto with_open = [&](bool write, const std::function<Status()>& command) {
+    auto use = (*clone)->use(write);
+    std::thread closer([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      use.reset();
+    });
+    const int result = code(command());
+    closer.join();
+    return result;
+  };
+  EXPECT_EQ(with_open(true, [&] { return v.engine().recreate(recreate_of("c")); }), 0);
+  EXPECT_EQ(with_open(false, [&] { return v.engine().activate({"c"}); }), 0);
+  ASSERT_TRUE(v.drain("c"));
+  clone = v.engine().clone("c");
+  ASSERT_TRUE(clone);
+  EXPECT_EQ(with_open(false, [&] { return v.engine().recreate(recreate_of("c", true)); }), 0);
 }
 
 TEST(Refresh, writers_are_not_cut_off) {
