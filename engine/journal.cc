@@ -188,6 +188,7 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
 }
 
 void Journal::zero_ahead(uint64_t bytes) {
+  const std::lock_guard one(zeroing_mutex_);
   const std::vector<char> zeros(kZerosAtOnce);
   for (File& file : files_) {
     for (;;) {

@@ -4,7 +4,7 @@
 // Two files take turns. A checkpoint makes the clone side and the bits durable; what the journal
 // held before it is then not needed any more, and its file is free for the next turn.
 //
-// Thread safety: append() from any thread; rotate() and release() from one at a time.
+// Thread safety: append() and zero_ahead() from any thread; rotate() and release() from one at a time.
 // Durability: what append() returned 0 for survives a power cut.
 // Group commit after the description in Gray & Reuter, Transaction Processing, 9.4.7.
 #pragma once
@@ -48,7 +48,7 @@ class Journal {
 
   // Writes zeros to what the files lack of BYTES each, at most their limit, and waits for the disk: a commit
   // where something was written before lets the pool's file system commit nothing, so that it waits for
-  // nobody else's data. An error ends it; who appends will be told. From any thread, one at a time.
+  // nobody else's data. An error ends it; who appends will be told.
   void zero_ahead(uint64_t bytes);
 
   // New records go to the other file from now on. False: that one is still needed.
@@ -99,6 +99,7 @@ class Journal {
   const uint64_t limit_;
   const std::function<void()> call_for_checkpoint_;
 
+  std::mutex zeroing_mutex_;  // before mutex_
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::array<File, 2> files_;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <array>
 #include <condition_variable>
 #include <cstddef>
 #include <cstring>
@@ -363,9 +364,12 @@ TEST_F(JournalTest, rotation_under_load_loses_nothing_that_is_needed) {
       --writing;
     });
   }
-  std::thread zeros([&] {
-    for (uint64_t n = 1; writing != 0 && n <= 16 * kFour; n += 500) journal->zero_ahead(n);
-  });
+  std::array<std::thread, 2> zeros;
+  for (auto& thread : zeros) {
+    thread = std::thread([&] {
+      for (uint64_t n = 1; writing != 0 && n <= 16 * kFour; n += 500) journal->zero_ahead(n);
+    });
+  }
   // Checkpoints: what was begun after the rotation is needed still when the old file is released.
   uint64_t needed = 0, rotations = 0;
   while (writing != 0) {
@@ -377,7 +381,7 @@ TEST_F(JournalTest, rotation_under_load_loses_nothing_that_is_needed) {
     std::this_thread::yield();
   }
   for (auto& writer : writers) writer.join();
-  zeros.join();
+  for (auto& thread : zeros) thread.join();
   EXPECT_GT(rotations, 1u);
   std::vector<bool> there(next);
   for (const Found& f : found()) {
