@@ -129,6 +129,7 @@ class Images(unittest.TestCase):
         self.addCleanup(stop.set)
         commands = threading.Thread(target=self.commands, args=(turn, stop))
         commands.start()
+        wait_for(lambda: set(self.acknowledged) - self.removed or self.problems, "a clone", timeout=60)
         # The moment is what the test is about, not a condition that it waits for.
         time.sleep(self.random.uniform(0.5, 2))
         acknowledged, done = dict(self.acknowledged), self.writers["durable"][DONE]

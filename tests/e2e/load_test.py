@@ -67,14 +67,15 @@ class Load(VolumeTest):
                 self.v.ctl(f"create {clone} . {flags}")
                 if flags == "--precopy" and pick.random() < 0.7:
                     # Its own end, every pass finds nothing, need not come while all is written.
-                    wait_for(lambda: self.v.status(clone)["bytes_copied"] >= MIB, "precopy goes on")
+                    wait_for(lambda: self.v.status(clone)["bytes_copied"] >= MIB, "precopy goes on",
+                             timeout=120)
                 before = {name: w[DONE] for name, w in self.writers.items()}
                 self.v.ctl(f"activate {clone}")
                 mine[clone] = before, {name: w[BEGUN] for name, w in self.writers.items()}
                 if pick.random() < 0.5:
                     self.check(clone, *mine[clone])
                 if flags != "--nocopy" and pick.random() < 0.5:
-                    self.v.wait(clone)
+                    self.v.wait(clone, timeout=120)
                     self.check(clone, *mine[clone])
                     if pick.random() < 0.5:
                         self.v.ctl(f"terminate {clone}")

@@ -164,7 +164,7 @@ precopy = false
         self.assertGreater(self.v.status("a")["activated_at"], first)
 
     def test_at_a_time(self):
-        text = 'activate_at = "+4s"\nprecopy_window = "3s"\nat_once = 1\n' + THREE
+        text = 'activate_at = "+12s"\nprecopy_window = "9s"\nat_once = 1\n' + THREE
         env = dict(os.environ, CLONEFS_MOUNT=self.v.path, TZ="UTC")
         path = self.file(text)
         with subprocess.Popen([BIN, "plan", path, "--run"], env=env, stdout=subprocess.PIPE) as running:

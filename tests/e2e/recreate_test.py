@@ -211,6 +211,7 @@ place = sys.argv[1]
 while True:
     print("go", flush=True)
     seen = set()
+    last, longest = time.monotonic(), 0
     for i in range(40):
         try:
             with open(f"{place}/d{i % 4}/f{i}", "rb") as file:
@@ -218,8 +219,10 @@ while True:
         except OSError as e:
             seen.add(b"E")
         time.sleep(0.005)
+        longest = max(longest, time.monotonic() - last)
+        last = time.monotonic()
     time.sleep(0.4)  # else it is there all the time
-    if len(seen - {b"E"}) > 1:
+    if len(seen - {b"E"}) > 1 and longest < 0.15:  # what is promised to who is not slower than that
         print("MIXTURE", seen, flush=True)
         sys.exit(1)
 """

@@ -12,7 +12,7 @@ import unittest
 
 from volume import BIN, Volume, VolumeTest, main, run, stand_still, wait_for
 
-LIMIT_S = 1
+LIMIT_S = 3
 DATA = b"old" * 100000
 
 

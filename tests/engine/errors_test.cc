@@ -217,26 +217,25 @@ TEST_F(Errors, a_restart_tries_again) {
 
 TEST_F(Errors, the_thread_of_the_copy_program_tries_again) {
   auto v = volume(OnError::kFailClone, true);
-  fail_changes("incomplete/c/f", ENOSPC, 1 << 20);
   CreateOptions options = v->options("c");
   // The skeleton first: it is made in the same place.
-  disk.fault = [&](const FaultDisk::Call& call) {
+  disk.set_fault([&](const FaultDisk::Call& call) {
     return call.name == std::string("pwrite") && call.place().find("incomplete/c/f") != std::string::npos
                ? -ENOSPC
                : 0;
-  };
+  });
   options.activate = true;
   ASSERT_EQ(code(v->engine().create(options)), 0);
   const Status paused = v->engine().wait("c", Engine::Goal::kCopied, milliseconds(60000));
   EXPECT_EQ(code(paused), EIO);
   EXPECT_EQ(v->status("c").op_status, "paused");
   std::atomic<int> errors{0};
-  disk.fault = [&](const FaultDisk::Call& call) {
+  disk.set_fault([&](const FaultDisk::Call& call) {
     return call.name == std::string("pwrite") &&
                    call.place().find("incomplete/c/f") != std::string::npos && errors < 2
                ? (++errors, -ENOSPC)
                : 0;
-  };
+  });
   ASSERT_EQ(code(v->engine().resume({"c"})), 0);
   EXPECT_EQ(code(v->engine().wait("c", Engine::Goal::kCopied, milliseconds(60000))), 0);
   EXPECT_EQ(errors, 2);

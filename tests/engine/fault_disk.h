@@ -27,6 +27,11 @@ class FaultDisk : public ForwardingDisk {
   std::function<void(struct statvfs*)> room;
   // Asked before each call: 0, or the -errno with which it fails, undone. One call at a time.
   std::function<int(const Call&)> fault;
+  // While other threads may call.
+  void set_fault(std::function<int(const Call&)> to) {
+    const std::lock_guard lock(mutex_);
+    fault = std::move(to);
+  }
   int ask(const Call& call) {
     const std::lock_guard lock(mutex_);
     return fault ? fault(call) : 0;

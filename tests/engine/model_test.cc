@@ -11,7 +11,12 @@ namespace clonefs::test {
 namespace {
 
 TEST(Model, random_operations_in_memory) {
-  run_model_seeds(seeds(1500, 20000), {});
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr uint64_t kRuns = 500;
+#else
+  constexpr uint64_t kRuns = 1500;
+#endif
+  run_model_seeds(seeds(kRuns, 20000), {});
 }
 
 // Without file handles the engine finds its objects in other ways.

@@ -19,7 +19,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-constexpr milliseconds kLimit{200};
+constexpr milliseconds kLimit{1000};
 // Far more than any wait here may take, far less than a test's time.
 constexpr seconds kForever{30};
 
@@ -139,7 +139,7 @@ TEST_P(Stall, with_fail_clone_the_write_goes_on_and_the_clone_is_failed) {
   EXPECT_EQ(v.content("file").substr(4096, 3), "new");
   SessionStatus s = v.status("clone");
   EXPECT_EQ(s.state, SessionState::kFailed);
-  EXPECT_NE(s.error.find("did not answer for 200 ms"), std::string::npos) << s.error;
+  EXPECT_NE(s.error.find("did not answer for 1"), std::string::npos) << s.error;
   EXPECT_FALSE(v.engine().pool_answers());
   // The pool could not take it: the volume says so.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(v.directory() + "/.clonefs/lost"),

@@ -144,7 +144,13 @@ int serve(int channel, const std::string& source, const std::string& mountpoint,
       send_line(channel, "> " + daemon.execute(line));
     }
     daemon.volume->detach_mount();
-    const Status status = daemon.session->unmount(false);
+    // Who looks through all processes, or all mounts, holds this one for a moment.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    Status status = daemon.session->unmount(false);
+    while (!status && status.error().code == EBUSY && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      status = daemon.session->unmount(false);
+    }
     if (!status) (void)daemon.session->unmount(true);
     send_line(channel, "> " + (status ? "" : status.error().message));
   });
