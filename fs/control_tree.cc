@@ -4,6 +4,8 @@
 #include <spdlog/spdlog.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <utility>
 #include <vector>
@@ -41,12 +43,20 @@ struct ControlReply {
   std::string text;
   size_t read = 0;
   bool busy = false;
+  std::condition_variable ended;
+  std::string line;       // of the last command
+  int error = 0;          // its end, an errno
+  bool delivered = true;  // to a write; not yet when that was interrupted
 
-  void set(std::string reply) {
+  // IS_DELIVERED: its write is replied to now.
+  void set(std::string reply, int code, bool is_delivered) {
     std::lock_guard lock(mutex);
     text = std::move(reply);
     read = 0;
+    error = code;
     busy = false;
+    delivered = is_delivered;
+    ended.notify_all();
   }
 };
 
@@ -69,19 +79,19 @@ class ControlHandle : public Handle {
   void write(fuse_req_t req, fuse_bufvec* data, off_t, fuse_file_info*) override {
     const size_t size = fuse_buf_size(data);
     const std::string line(static_cast<const char*>(data->buf[0].mem), size);
+    bool again = false;
     {
       std::lock_guard lock(reply_->mutex);
-      if (reply_->busy) {  // another thread's command on this descriptor
+      again = line == reply_->line && (reply_->busy || !reply_->delivered);
+      if (reply_->busy && !again) {  // another thread's command on this descriptor
         fuse_reply_err(req, EBUSY);
         return;
       }
-      reply_->text.clear();
-      reply_->read = 0;
-      reply_->busy = true;
+      if (!again) begin(*reply_, line);
     }
     auto parsed = parse(line);
     if (!parsed || !parsed->command) {
-      reply_->set(parsed ? parsed->text : parsed.error().message + "\n");
+      reply_->set(parsed ? parsed->text : parsed.error().message + "\n", 0, true);
       if (parsed) {
         fuse_reply_write(req, size);
       } else {
@@ -89,7 +99,11 @@ class ControlHandle : public Handle {
       }
       return;
     }
-    start(req, std::move(*parsed->command), size);
+    if (again) {
+      join(req, std::move(*parsed->command), size);
+    } else {
+      start(req, std::move(*parsed->command), size);
+    }
   }
 
  private:
@@ -108,20 +122,68 @@ class ControlHandle : public Handle {
     spdlog::log(only_looks ? spdlog::level::debug : spdlog::level::info, "command of uid {} (pid {}): {}",
                 caller->uid, caller->pid, text.substr(0, 1000));
     const auto job = [&context = context_, reply = reply_, command = std::move(command),
-                      size](const CommandRunner::Cancelled& cancelled) -> CommandRunner::Reply {
-      auto result = context.executor.execute(command, cancelled);
-      if (result) {
-        reply->set(std::move(*result));
-        return [size](fuse_req_t r) { fuse_reply_write(r, size); };
-      }
-      spdlog::info("{} refused: {}", to_string(command.verb), result.error().message);
-      reply->set(result.error().message + "\n");
-      return [code = result.error().code](fuse_req_t r) { fuse_reply_err(r, code); };
+                      size](const CommandRunner::Cancelled& cancelled) {
+      execute(context, *reply, command, cancelled);
+      return delivery(reply, size);
     };
     if (!context_.runner.run(req, job)) {
-      reply_->set("too many commands are running. Try again when some have ended.\n");
+      reply_->set("too many commands are running. Try again when some have ended.\n", EAGAIN, true);
       fuse_reply_err(req, EAGAIN);
     }
+  }
+
+  // A signal interrupts a write while its command goes on. Who was not killed by it writes the same line
+  // again (as many programs do by themselves, after any signal): it gets that command's end.
+  void join(fuse_req_t req, Command command, size_t size) {
+    const auto job = [&context = context_, reply = reply_, command = std::move(command),
+                      size](const CommandRunner::Cancelled& cancelled) {
+      {
+        std::unique_lock lock(reply->mutex);
+        while (reply->busy && !cancelled()) reply->ended.wait_for(lock, std::chrono::milliseconds(100));
+        // A wait ends with the interrupt; it begins anew.
+        if (reply->busy || reply->error != EINTR) return delivery(reply, size);
+        begin(*reply, reply->line);
+      }
+      execute(context, *reply, command, cancelled);
+      return delivery(reply, size);
+    };
+    if (!context_.runner.run(req, job)) fuse_reply_err(req, EAGAIN);
+  }
+
+  // With the mutex held.
+  static void begin(ControlReply& reply, const std::string& line) {
+    reply.text.clear();
+    reply.read = 0;
+    reply.busy = true;
+    reply.line = line;
+    reply.delivered = false;
+  }
+
+  static void execute(ControlContext& context, ControlReply& reply, const Command& command,
+                      const CommandRunner::Cancelled& cancelled) {
+    auto result = context.executor.execute(command, cancelled);
+    if (result) {
+      reply.set(std::move(*result), 0, false);
+    } else {
+      spdlog::info("{} refused: {}", to_string(command.verb), result.error().message);
+      reply.set(result.error().message + "\n", result.error().code, false);
+    }
+  }
+
+  static CommandRunner::Reply delivery(const std::shared_ptr<ControlReply>& reply, size_t size) {
+    return [reply, size](fuse_req_t req) {
+      int error = 0;
+      {
+        std::lock_guard lock(reply->mutex);
+        reply->delivered = true;
+        error = reply->error;
+      }
+      if (error == 0) {
+        fuse_reply_write(req, size);
+      } else {
+        fuse_reply_err(req, error);
+      }
+    };
   }
 
   ControlContext& context_;

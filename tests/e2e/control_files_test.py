@@ -149,6 +149,27 @@ class ControlFiles(VolumeTest):
         except OSError:
             return False
 
+    def test_interrupted_again_and_again(self):
+        """Signals that kill nobody: Python writes the line again each time."""
+        for i in range(1000):
+            self.v.write(f"d/{i}", b"x")
+        interrupts = []
+        before = signal.signal(signal.SIGALRM, lambda *_: interrupts.append(0))
+        try:
+            for interval in (0.002, 0.01):
+                signal.setitimer(signal.ITIMER_REAL, interval, interval)
+                self.v.ctl("create c d")
+                self.assert_refused(errno.EEXIST, lambda: self.v.ctl("create c d"), "in use")
+                self.v.ctl("activate c")
+                signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)  # each begins it anew
+                self.v.ctl("wait c")
+                self.assertEqual(self.v.status("c")["state"], "Copied")
+                self.v.ctl("delete c")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        self.assertGreater(len(interrupts), 10)
+
     def test_mkdir_and_rmdir_in_clones(self):
         v = self.v
         os.mkdir(v.clone("now"))
