@@ -47,18 +47,23 @@ void Core::call_for_checkpoint() {
 // There will be COFWs: their journal is made ready for them.
 void Core::call_for_journal() {
   if (!power()) return;
-  if (!options_.copy_threads) return prepare_journal();
+  if (!options_.copy_threads) {
+    while (prepare_journal()) {
+    }
+    return;
+  }
   const std::lock_guard lock(housekeeper_mutex_);
   journal_called_ = true;
   housekeeper_wake_.notify_all();
 }
 
-void Core::prepare_journal() {
+// A piece of it. False: it is ready.
+bool Core::prepare_journal() {
   struct statvfs fs{};
   // Little of what is left, if little is.
-  if (disk_.statvfs(pool_dir_.get(), &fs) < 0) return;
+  if (disk_.statvfs(pool_dir_.get(), &fs) < 0) return false;
   const uint64_t free = uint64_t{fs.f_bavail} * fs.f_frsize;
-  journal_->zero_ahead(std::min(options_.journal_ahead, free / 128));
+  return journal_->zero_ahead(std::min(options_.journal_ahead, free / 128));
 }
 
 Status Core::checkpoint(const std::vector<SessionPtr>& extra) {

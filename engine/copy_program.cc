@@ -242,7 +242,7 @@ bool Core::step_read(const SessionPtr& s) {
   const unsigned errors = s->copy_errors;
   uint64_t bytes = 0;
   std::vector<CopyPiece> pieces;
-  for (CopyPiece piece; next_piece(*s, std::min(kChunk, most_bytes), &piece);) {
+  for (CopyPiece piece; next_piece(*s, std::min(kChunk, most_bytes - bytes), &piece);) {
     piece.at = bytes;
     bytes += piece.tracks.count * s->track_size.bytes();
     pieces.push_back(std::move(piece));
@@ -329,8 +329,10 @@ bool Core::step_finish(const SessionPtr& s) {
   drop_failed(*s);
   if (s->copy_errors != errors) return s->trouble.load() != Trouble::kPaused;
   if (s->trouble.load() == Trouble::kRetrying) s->trouble.store(Trouble::kNone);
+  const uint64_t pace = s->pace.load();
+  const bool slow = pace != kPaceAuto && pace != kPaceMax && pace / 8 < kPutTogether;
   for (auto& piece : c.pieces)
-    if (piece.tracks.count * s->track_size.bytes() >= kPutTogether) c.put.push_back(std::move(piece));
+    if (slow || piece.tracks.count * s->track_size.bytes() >= kPutTogether) c.put.push_back(std::move(piece));
   const std::lock_guard lock(s->text_mutex);
   s->last_object = last.object;
   s->last_track = last.tracks.end() - 1;
@@ -562,7 +564,7 @@ void Core::work(const SessionPtr& s) {
     Pace& pace;
     bool on = false;
     void set(bool to) {
-      if (to && !on) pace.begin_use();
+      if (to && !on) pace.begin_use(Clock::now());
       if (!to && on) pace.end_use();
       on = to;
     }

@@ -246,7 +246,7 @@ class Core {
   void note_for_checkpoint(Session& s, Object& o);
   void call_for_checkpoint();
   void call_for_journal();
-  void prepare_journal();
+  bool prepare_journal();
   // Whether TRACK and all others of O need nothing of the source any more.
   bool settled(const Object& o) const { return (power() ? o.unsaved : o.pending).load() == 0; }
 

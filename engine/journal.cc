@@ -59,7 +59,9 @@ Result<std::unique_ptr<Journal>> Journal::open(Disk& disk, int dir, uint64_t lim
       file.missed = true;
       file.fd = Fd(disk, disk.open(dir, name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
     }
-    if (!file.fd) return Error::from_errno(file.fd.get(), "cannot open the journal of the pool");
+    if (file.fd) file.for_zeros = Fd(disk, disk.open(dir, name.c_str(), O_WRONLY | O_NOFOLLOW));
+    for (const Fd* fd : {&file.fd, &file.for_zeros})
+      if (!*fd) return Error::from_errno(fd->get(), "cannot open the journal of the pool");
     FileHeader h{};
     const ssize_t n = disk.pread_full(file.fd.get(), &h, sizeof h, 0);
     if (n < 0)
@@ -175,8 +177,9 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
       failed_first_ = before + 1;
       failed_last_ = last;
       failure_ = e;
-      // Nothing after a hole would be found: go on where the last good record ends.
-      if (file.end == at + batch.size()) file.end = at;
+      // Nothing after a hole would be found: go on where the last good record ends. A header that was
+      // written with it is not to be relied on.
+      if (file.end == at + batch.size()) file.end = at == kHeaderSize ? 0 : at;
     }
     changed_.notify_all();
   }
@@ -187,29 +190,29 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
   return 0;
 }
 
-void Journal::zero_ahead(uint64_t bytes) {
+bool Journal::zero_ahead(uint64_t bytes) {
   const std::lock_guard one(zeroing_mutex_);
+  bytes = std::min(bytes, limit_);
   const std::vector<char> zeros(kZerosAtOnce);
   for (File& file : files_) {
-    for (;;) {
-      uint64_t from, n;
-      {
-        const std::lock_guard lock(mutex_);
-        // The place of the header as well, when there is none.
-        from = std::max(file.written, file.end);
-        if (from >= std::min(bytes, limit_)) break;
-        n = std::min(zeros.size(), std::min(bytes, limit_) - from);
-        file.zeroing = from;
-      }
-      int e = disk_.pwrite_full(file.fd.get(), zeros.data(), n, from);
-      if (e == 0) e = disk_.datasync(file.fd.get());
+    uint64_t from, n;
+    {
       const std::lock_guard lock(mutex_);
-      file.zeroing = UINT64_MAX;
-      if (e == 0) file.written = from + n;
-      changed_.notify_all();
-      if (e < 0) return;
+      // The place of the header as well, when there is none.
+      from = std::max(file.written, file.end);
+      if (from >= bytes) continue;
+      n = std::min(zeros.size(), bytes - from);
+      file.zeroing = from;
     }
+    int e = disk_.pwrite_full(file.for_zeros.get(), zeros.data(), n, from);
+    if (e == 0) e = disk_.datasync(file.for_zeros.get());
+    const std::lock_guard lock(mutex_);
+    file.zeroing = UINT64_MAX;
+    if (e == 0) file.written = from + n;
+    changed_.notify_all();
+    return e == 0;
   }
+  return false;
 }
 
 bool Journal::rotate() {

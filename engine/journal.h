@@ -46,10 +46,10 @@ class Journal {
   // -ENOSPC after PATIENCE without (0: no end).
   int append(const std::vector<JournalRecord>& records, std::chrono::milliseconds patience);
 
-  // Writes zeros to what the files lack of BYTES each, at most their limit, and waits for the disk: a commit
-  // where something was written before lets the pool's file system commit nothing, so that it waits for
-  // nobody else's data. An error ends it; who appends will be told.
-  void zero_ahead(uint64_t bytes);
+  // Writes zeros to a piece of what the files lack of BYTES each, at most their limit, and waits for the disk:
+  // a commit where something was written before lets the pool's file system commit nothing, so that it waits
+  // for nobody else's data. False: there is no more to do, or an error (who appends will be told).
+  bool zero_ahead(uint64_t bytes);
 
   // New records go to the other file from now on. False: that one is still needed.
   bool rotate();
@@ -83,6 +83,7 @@ class Journal {
  private:
   struct File {
     Fd fd;
+    Fd for_zeros;  // an error of writing back is told once to each open file: records have their own
     uint64_t generation = 0;
     uint64_t end = 0;  // next byte to write
     bool needed = false;

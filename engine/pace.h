@@ -5,10 +5,11 @@
 //   not, in the mean. When they took more than kTolerated times as long, the share of time in
 //   which is copied falls by a third; else it rises by a twentieth of the whole time. It stays between
 //   kFloor, so that a drain ends, and kMost, so that there are pauses to compare with. With nobody in
-//   the foreground it is 1. Before the first look somebody is.
+//   the foreground it is 1.
 //
-// After a turn of copying that took T, its program rests T * (1 - share) / share. As long as somebody is
-// in the foreground it also takes smaller steps: an fdatasync waits for what the disk was given before.
+// After a turn of copying that took T, its program rests T * (1 - share) / share. It also takes smaller
+// steps, since an fdatasync waits for what the disk was given before, until nothing was asked for in
+// kAloneAfter looks one after the other: a request that takes long is counted when it ends.
 // Thread safety: all members. What the foreground calls writes to no cache line that others write.
 #pragma once
 
@@ -28,6 +29,7 @@ class Pace {
   using Clock = std::chrono::steady_clock;
   static constexpr auto kLook = std::chrono::milliseconds(200);
   static constexpr double kFloor = 0.1, kMost = 0.9, kTolerated = 1.5;
+  static constexpr unsigned kAloneAfter = 5;
 
   // --- the foreground
   // Whether anybody wants to know how long it takes.
@@ -42,9 +44,12 @@ class Pace {
   }
 
   // --- copy programs
-  void begin_use() {
+  void begin_use(Clock::time_point now) {
     const std::lock_guard lock(mutex_);
-    if (users_.fetch_add(1) == 0) share_ = std::min(share_, kMost);
+    if (users_.fetch_add(1) != 0) return;
+    // Nobody was asked before.
+    looked_at_ = now;
+    quiet_looks_ = 0;
   }
   void end_use() { users_.fetch_sub(1); }
   void begin_turn() { turns_.fetch_add(1); }
@@ -60,7 +65,7 @@ class Pace {
   }
   bool alone() const {
     const std::lock_guard lock(mutex_);
-    return share_ == 1;
+    return quiet_looks_ >= kAloneAfter;
   }
 
  private:
@@ -84,6 +89,7 @@ class Pace {
       counts_[i] = count;
       ns_[i] = ns;
     }
+    quiet_looks_ = seen == 0 ? quiet_looks_ + 1 : 0;
     if (seen < kFew) {
       share_ = 1;
       return;
@@ -108,7 +114,8 @@ class Pace {
 
   mutable std::mutex mutex_;
   Clock::time_point looked_at_{};
-  double share_ = kMost;
+  double share_ = 1;
+  unsigned quiet_looks_ = 0;  // one after the other
   Mean means_[2];
   uint64_t counts_[2] = {0, 0}, ns_[2] = {0, 0};  // at the last look
 };

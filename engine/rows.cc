@@ -174,7 +174,6 @@ void Core::housekeeping() {
     const bool called = std::exchange(checkpoint_called_, false);
     const bool prepare = std::exchange(journal_called_, false);
     lock.unlock();
-    if (prepare) prepare_journal();
     if (called || time - last_checkpoint > kCheckpointEvery) {
       std::vector<SessionPtr> precopied;
       if (time - last_precopy_checkpoint > kPrecopyCheckpointEvery) {
@@ -195,7 +194,9 @@ void Core::housekeeping() {
     }
     say(catalog_error, "catalog", rows);
     look_at_pool();
+    const bool more = prepare && prepare_journal();
     lock.lock();
+    journal_called_ |= more;
   }
 }
 

@@ -11,7 +11,7 @@ namespace clonefs {
 
 namespace {
 
-constexpr auto kToldWithin = std::chrono::seconds(2);
+constexpr auto kToldWithin = std::chrono::milliseconds(200);
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -47,6 +48,12 @@ struct ControlReply {
   std::string line;       // of the last command
   int error = 0;          // its end, an errno
   bool delivered = true;  // to a write; not yet when that was interrupted
+  std::chrono::steady_clock::time_point ended_at;
+
+  // Whether who writes the line again is to get its end, and not the end of another such command.
+  bool is_owed() const {
+    return busy || (!delivered && std::chrono::steady_clock::now() - ended_at < std::chrono::seconds(5));
+  }
 
   // IS_DELIVERED: its write is replied to now.
   void set(std::string reply, int code, bool is_delivered) {
@@ -56,6 +63,7 @@ struct ControlReply {
     error = code;
     busy = false;
     delivered = is_delivered;
+    ended_at = std::chrono::steady_clock::now();
     ended.notify_all();
   }
 };
@@ -72,6 +80,7 @@ class ControlHandle : public Handle {
       std::lock_guard lock(reply_->mutex);
       part = reply_->text.substr(reply_->read, size);
       reply_->read += part.size();
+      if (!reply_->busy) reply_->delivered = true;
     }
     fuse_reply_buf(req, part.data(), part.size());
   }
@@ -79,17 +88,17 @@ class ControlHandle : public Handle {
   void write(fuse_req_t req, fuse_bufvec* data, off_t, fuse_file_info*) override {
     const size_t size = fuse_buf_size(data);
     const std::string line(static_cast<const char*>(data->buf[0].mem), size);
+    auto parsed = parse(line);
     bool again = false;
     {
       std::lock_guard lock(reply_->mutex);
-      again = line == reply_->line && (reply_->busy || !reply_->delivered);
+      again = line == reply_->line && reply_->is_owed();
       if (reply_->busy && !again) {  // another thread's command on this descriptor
         fuse_reply_err(req, EBUSY);
         return;
       }
       if (!again) begin(*reply_, line);
     }
-    auto parsed = parse(line);
     if (!parsed || !parsed->command) {
       reply_->set(parsed ? parsed->text : parsed.error().message + "\n", 0, true);
       if (parsed) {
@@ -140,33 +149,44 @@ class ControlHandle : public Handle {
       {
         std::unique_lock lock(reply->mutex);
         while (reply->busy && !cancelled()) reply->ended.wait_for(lock, std::chrono::milliseconds(100));
-        // A wait ends with the interrupt; it begins anew.
-        if (reply->busy || reply->error != EINTR) return delivery(reply, size);
+        if (reply->busy || cancelled()) return interrupted();
+        // These end with the interrupt; they begin anew.
+        const bool anew = command.verb == Verb::kWait || command.verb == Verb::kVerify;
+        if (!anew || reply->error != EINTR) return delivery(reply, size);
         begin(*reply, reply->line);
       }
       execute(context, *reply, command, cancelled);
       return delivery(reply, size);
     };
-    if (!context_.runner.run(req, job)) fuse_reply_err(req, EAGAIN);
+    if (!context_.runner.run(req, job)) interrupted()(req);  // it may ask again
+  }
+
+  static CommandRunner::Reply interrupted() {
+    return [](fuse_req_t req) { fuse_reply_err(req, EINTR); };
   }
 
   // With the mutex held.
-  static void begin(ControlReply& reply, const std::string& line) {
+  static void begin(ControlReply& reply, std::string line) {
+    reply.line = std::move(line);
     reply.text.clear();
     reply.read = 0;
-    reply.busy = true;
-    reply.line = line;
+    reply.error = 0;
     reply.delivered = false;
+    reply.busy = true;
   }
 
   static void execute(ControlContext& context, ControlReply& reply, const Command& command,
                       const CommandRunner::Cancelled& cancelled) {
-    auto result = context.executor.execute(command, cancelled);
-    if (result) {
-      reply.set(std::move(*result), 0, false);
-    } else {
-      spdlog::info("{} refused: {}", to_string(command.verb), result.error().message);
-      reply.set(result.error().message + "\n", result.error().code, false);
+    try {
+      auto result = context.executor.execute(command, cancelled);
+      if (result) {
+        reply.set(std::move(*result), 0, false);
+      } else {
+        spdlog::info("{} refused: {}", to_string(command.verb), result.error().message);
+        reply.set(result.error().message + "\n", result.error().code, false);
+      }
+    } catch (const std::bad_alloc&) {
+      reply.set("", ENOMEM, false);
     }
   }
 

@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstring>
+#include <set>
 #include <thread>
 
 #include "tests/engine/direct_volume.h"
@@ -68,6 +69,10 @@ class JournalTest : public testing::Test {
     const std::string data = pattern(number, size);
     return journal.append({{7, static_cast<uint32_t>(number), {number * 4096, size}, data.data()}},
                           patience);
+  }
+  static void zero_all(Journal& journal, uint64_t bytes) {
+    while (journal.zero_ahead(bytes)) {
+    }
   }
   static Found record(uint64_t number, size_t size = 1000) {
     return {7, static_cast<uint32_t>(number), number * 4096, pattern(number, size)};
@@ -367,7 +372,7 @@ TEST_F(JournalTest, rotation_under_load_loses_nothing_that_is_needed) {
   std::array<std::thread, 2> zeros;
   for (auto& thread : zeros) {
     thread = std::thread([&] {
-      for (uint64_t n = 1; writing != 0 && n <= 16 * kFour; n += 500) journal->zero_ahead(n);
+      for (uint64_t n = 1; writing != 0 && n <= 16 * kFour; n += 500) zero_all(*journal, n);
     });
   }
   // Checkpoints: what was begun after the rotation is needed still when the old file is released.
@@ -455,19 +460,29 @@ TEST_F(JournalTest, a_commit_that_failed_is_told_to_its_writers_and_leaves_no_ga
   EXPECT_EQ(found(), (std::vector{record(1), record(3)}));
 }
 
+TEST_F(JournalTest, the_header_of_a_commit_that_failed_is_written_again) {
+  SyncDisk disk;
+  const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
+  disk.failure = -EIO;
+  EXPECT_EQ(append(*journal, 1), -EIO);
+  put(0, 0, FileHeader{});  // it has not got to the disk
+  ASSERT_EQ(append(*journal, 2), 0);
+  EXPECT_EQ(found(), (std::vector{record(2)}));
+}
+
 // --- zeros ahead
 
 TEST_F(JournalTest, zeros_ahead_end_at_the_limit_and_leave_records_alone) {
   {
     const auto journal = open(1 << 20);
     ASSERT_EQ(append(*journal, 1), 0);
-    journal->zero_ahead(300000);
+    zero_all(*journal, 300000);
     EXPECT_EQ(size(0), 300000u);
     EXPECT_EQ(size(1), 300000u);
     ASSERT_EQ(append(*journal, 2), 0);
     ASSERT_TRUE(journal->rotate());
     ASSERT_EQ(append(*journal, 3, 400000), 0);
-    journal->zero_ahead(5 << 20);
+    zero_all(*journal, 5 << 20);
     EXPECT_EQ(size(0), 1u << 20);
     EXPECT_EQ(size(1), 1u << 20);
     ASSERT_EQ(append(*journal, 4), 0);
@@ -512,7 +527,7 @@ TEST_F(JournalTest, a_record_waits_for_the_zeros_in_its_place) {
     if (!first) {
       ASSERT_EQ(append(*journal, 1), 0);
     }
-    std::thread zeros([&] { journal->zero_ahead(2 * ZeroDisk::kStep); });
+    std::thread zeros([&] { zero_all(*journal, 2 * ZeroDisk::kStep); });
     disk.wait_for_zeros();
     std::thread writer([&] { EXPECT_EQ(append(*journal, 2), 0); });
     const auto end = std::chrono::steady_clock::now() + milliseconds(50);
@@ -532,7 +547,7 @@ TEST_F(JournalTest, zeros_go_behind_a_record_that_is_on_its_way) {
   disk.set_open(false);
   std::thread writer([&] { EXPECT_EQ(append(*journal, 1), 0); });
   disk.wait_for_sync(1);
-  std::thread zeros([&] { journal->zero_ahead(100000); });
+  std::thread zeros([&] { zero_all(*journal, 100000); });
   disk.wait_for_sync(2);
   disk.set_open(true);
   writer.join();
@@ -549,17 +564,58 @@ TEST_F(JournalTest, zeros_are_written_where_nothing_was) {
     journal->release();
   }
   const int syncs = disk.syncs();
-  journal->zero_ahead(400000);
+  zero_all(*journal, 400000);
   EXPECT_EQ(disk.syncs(), syncs);
-  journal->zero_ahead(500000);
+  zero_all(*journal, 500000);
   EXPECT_EQ(disk.syncs(), syncs + 2);
+}
+
+// As the kernel does it: each open file is told once that something was not written back.
+class BrokenDisk : public ForwardingDisk {
+ public:
+  int datasync(int fd) override {
+    std::unique_lock lock(mutex_);
+    if (std::exchange(hold_next_, false)) {
+      held_ = true;
+      changed_.notify_all();
+      changed_.wait(lock, [&] { return !held_; });
+    }
+    return told_.insert(fd).second ? -EIO : 0;
+  }
+  void hold_next() { hold_next_ = true; }
+  void wait_until_held() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return held_; });
+  }
+  void go_on() {
+    const std::lock_guard lock(mutex_);
+    held_ = false;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool hold_next_ = false, held_ = false;
+  std::set<int> told_;
+};
+
+TEST_F(JournalTest, zeros_take_no_error_that_a_record_is_to_be_told) {
+  BrokenDisk disk;
+  const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
+  disk.hold_next();
+  std::thread writer([&] { EXPECT_EQ(append(*journal, 1), -EIO); });
+  disk.wait_until_held();
+  EXPECT_FALSE(journal->zero_ahead(100000));
+  disk.go_on();
+  writer.join();
 }
 
 TEST_F(JournalTest, zeros_that_fail_keep_nobody_from_appending) {
   SyncDisk disk;
   const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
   disk.failure = -ENOSPC;
-  journal->zero_ahead(1000);
+  zero_all(*journal, 1000);
   EXPECT_EQ(size(1), 0u);
   ASSERT_EQ(append(*journal, 1), 0);
   EXPECT_EQ(found(), (std::vector{record(1)}));

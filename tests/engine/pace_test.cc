@@ -54,25 +54,31 @@ TEST(Pace, alone_it_copies_all_the_time) {
   EXPECT_EQ(s.run(10), 1);
 }
 
-TEST(Pace, somebody_is_there_until_it_was_looked) {
-  using Time = Pace::Clock::time_point;
+TEST(Pace, somebody_is_there_until_it_was_looked_for_a_while) {
   Pace pace;
-  Time now{std::chrono::hours(1)};
-  pace.begin_use();
-  EXPECT_FALSE(pace.alone());
+  Pace::Clock::time_point now{std::chrono::hours(1)};
+  const auto look = [&](unsigned times) {
+    for (unsigned i = 0; i < times; ++i) pace.rest(now += Pace::kLook, milliseconds(50));
+    return pace.alone();
+  };
+  pace.begin_use(now);
   pace.rest(now, milliseconds(50));
-  EXPECT_TRUE(pace.alone());
-  for (int i = 0; i < 10; ++i) pace.note(0, true, milliseconds(1));
-  pace.rest(now += Pace::kLook, milliseconds(50));
-  EXPECT_FALSE(pace.alone());
-  pace.rest(now += Pace::kLook, milliseconds(50));
-  EXPECT_TRUE(pace.alone());
+  EXPECT_FALSE(look(Pace::kAloneAfter - 1));
+  EXPECT_TRUE(look(1));
+  pace.note(0, true, milliseconds(1));
+  EXPECT_FALSE(look(1));
+  // A slow one: it ends in every fourth look only.
+  for (int i = 0; i < 5; ++i) {
+    pace.note(0, true, milliseconds(800));
+    EXPECT_FALSE(look(4));
+  }
+  EXPECT_TRUE(look(2));
   // A second program that begins knows what the first one knows, who begins later does not.
-  pace.begin_use();
+  pace.begin_use(now);
   EXPECT_TRUE(pace.alone());
   pace.end_use();
   pace.end_use();
-  pace.begin_use();
+  pace.begin_use(now);
   EXPECT_FALSE(pace.alone());
 }
 
