@@ -172,8 +172,16 @@ void Core::housekeeping() {
     if (housekeeper_stop_) break;
     const auto time = std::chrono::steady_clock::now();
     const bool called = std::exchange(checkpoint_called_, false);
-    const bool prepare = std::exchange(journal_called_, false);
+    bool prepare = std::exchange(journal_called_, false);
     lock.unlock();
+    // It is soon needed; but on a slow disk the rest has its turns, and a checkpoint comes first.
+    while (prepare && !called && std::chrono::steady_clock::now() - time < std::chrono::milliseconds(500)) {
+      prepare = prepare_journal();
+      lock.lock();
+      const bool go_on = !housekeeper_stop_ && !checkpoint_called_;
+      lock.unlock();
+      if (!go_on) break;
+    }
     if (called || time - last_checkpoint > kCheckpointEvery) {
       std::vector<SessionPtr> precopied;
       if (time - last_precopy_checkpoint > kPrecopyCheckpointEvery) {
@@ -194,9 +202,8 @@ void Core::housekeeping() {
     }
     say(catalog_error, "catalog", rows);
     look_at_pool();
-    const bool more = prepare && prepare_journal();
     lock.lock();
-    journal_called_ |= more;
+    journal_called_ |= prepare;
   }
 }
 
