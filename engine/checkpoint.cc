@@ -48,8 +48,7 @@ void Core::call_for_checkpoint() {
 void Core::call_for_journal() {
   if (!power()) return;
   if (!options_.copy_threads) {
-    while (prepare_journal()) {
-    }
+    (void)prepare_journal();
     return;
   }
   const std::lock_guard lock(housekeeper_mutex_);
@@ -57,13 +56,19 @@ void Core::call_for_journal() {
   housekeeper_wake_.notify_all();
 }
 
-// A piece of it. False: it is ready.
+// False: it is ready. On a slow disk it takes turns with the rest of the housekeeping; a checkpoint comes first.
 bool Core::prepare_journal() {
-  struct statvfs fs{};
-  // Little of what is left, if little is.
-  if (disk_.statvfs(pool_dir_.get(), &fs) < 0) return false;
-  const uint64_t free = uint64_t{fs.f_bavail} * fs.f_frsize;
-  return journal_->zero_ahead(std::min(options_.journal_ahead, free / 128));
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
+  do {
+    {
+      const std::lock_guard lock(housekeeper_mutex_);
+      if (housekeeper_stop_ || checkpoint_called_) return true;
+    }
+    // Little of what is left, if little is.
+    const auto room = this->room();
+    if (!room || !journal_->zero_ahead(std::min(options_.journal_ahead, *room / 128))) return false;
+  } while (std::chrono::steady_clock::now() < end);
+  return true;
 }
 
 Status Core::checkpoint(const std::vector<SessionPtr>& extra) {

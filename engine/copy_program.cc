@@ -34,6 +34,9 @@ constexpr auto kPassPause = std::chrono::milliseconds(200);
 // After an error; twice as long after each further one.
 constexpr auto kErrorPause = std::chrono::milliseconds(100);
 
+// Bytes a second; 0: it has no limit.
+uint64_t limit_of(uint64_t pace) { return pace == kPaceAuto || pace == kPaceMax ? 0 : pace; }
+
 bool wanted(TrackBits b) { return is_pending(b); }
 bool still_copying(TrackBits b) { return is_pending(b) && is_copying(b); }
 
@@ -234,10 +237,10 @@ bool Core::step_read(const SessionPtr& s) {
   const unsigned workers = crew_.helpers() + 1;
   const uint64_t pace = s->pace.load();
   uint64_t most_bytes = workers * kChunk;
-  if (pace == kPaceAuto && !pace_.alone())
+  if (const uint64_t limit = limit_of(pace); limit != 0)
+    most_bytes = std::min(most_bytes, limit / 8);
+  else if (pace == kPaceAuto && !pace_.alone())
     most_bytes = kBeside;
-  else if (pace != kPaceAuto && pace != kPaceMax)
-    most_bytes = std::min(most_bytes, pace / 8);
   const size_t most_pieces = workers == 1 ? 1 : workers * kSmallFilesEach;
   const unsigned errors = s->copy_errors;
   uint64_t bytes = 0;
@@ -329,8 +332,8 @@ bool Core::step_finish(const SessionPtr& s) {
   drop_failed(*s);
   if (s->copy_errors != errors) return s->trouble.load() != Trouble::kPaused;
   if (s->trouble.load() == Trouble::kRetrying) s->trouble.store(Trouble::kNone);
-  const uint64_t pace = s->pace.load();
-  const bool slow = pace != kPaceAuto && pace != kPaceMax && pace / 8 < kPutTogether;
+  const uint64_t limit = limit_of(s->pace.load());
+  const bool slow = limit != 0 && limit / 8 < kPutTogether;
   for (auto& piece : c.pieces)
     if (slow || piece.tracks.count * s->track_size.bytes() >= kPutTogether) c.put.push_back(std::move(piece));
   const std::lock_guard lock(s->text_mutex);
@@ -617,9 +620,9 @@ void Core::work(const SessionPtr& s) {
     if (pace == kPaceAuto && more && worked >= kTurn) {
       s->worker_wake.wait_for(lock, pace_.rest(now, worked), called);
       worked = {};
-    } else if (pace != kPaceAuto && pace != kPaceMax && bytes != 0) {
+    } else if (const uint64_t limit = limit_of(pace); limit != 0 && bytes != 0) {
       due = std::max(due, now) + std::chrono::nanoseconds(static_cast<int64_t>(
-                                     static_cast<double>(bytes) * 1e9 / static_cast<double>(pace)));
+                                     static_cast<double>(bytes) * 1e9 / static_cast<double>(limit)));
       // A new limit counts at once, and so does the end.
       s->worker_wake.wait_until(lock, due, called);
       if (s->worker_signal != signal) due = Clock::now();

@@ -33,6 +33,7 @@
 #include "engine/event_log.h"
 #include "engine/fence.h"
 #include "engine/journal.h"
+#include "engine/moment.h"
 #include "engine/pace.h"
 #include "engine/pool_guard.h"
 #include "engine/pool_watch.h"
@@ -523,9 +524,6 @@ timespec now();
 void give_back_memory();
 inline int64_t nanoseconds(const timespec& t) {
   return static_cast<int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
-}
-inline bool same_time(const timespec& a, const timespec& b) {
-  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
 }  // namespace clonefs::detail

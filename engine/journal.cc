@@ -193,7 +193,6 @@ int Journal::append(const std::vector<JournalRecord>& records, std::chrono::mill
 bool Journal::zero_ahead(uint64_t bytes) {
   const std::lock_guard one(zeroing_mutex_);
   bytes = std::min(bytes, limit_);
-  const std::vector<char> zeros(kZerosAtOnce);
   for (File& file : files_) {
     uint64_t from, n;
     {
@@ -201,9 +200,10 @@ bool Journal::zero_ahead(uint64_t bytes) {
       // The place of the header as well, when there is none.
       from = std::max(file.written, file.end);
       if (from >= bytes) continue;
-      n = std::min(zeros.size(), bytes - from);
+      n = std::min(kZerosAtOnce, bytes - from);
       file.zeroing = from;
     }
+    const std::vector<char> zeros(n);
     int e = disk_.pwrite_full(file.for_zeros.get(), zeros.data(), n, from);
     if (e == 0) e = disk_.datasync(file.for_zeros.get());
     const std::lock_guard lock(mutex_);

@@ -377,9 +377,10 @@ Status Core::take_pool() {
   for (auto& [name, s] : sessions_)
     if (s->active()) rows_written(*s);
   for (auto& [name, s] : sessions_) {
-    if (s->before_activation() || s->active()) start_worker(s);
+    if (!s->before_activation() && !s->active()) continue;
+    start_worker(s);
+    call_for_journal();
   }
-  if (!sessions_.empty()) call_for_journal();
   reserve_room();
   look_at_pool();
   if (options_.copy_threads) {

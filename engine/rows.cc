@@ -127,9 +127,8 @@ uint64_t Core::still_needed(Session& s) {
 }
 
 void Core::look_at_pool() {
-  struct statvfs fs{};
-  if (disk_.statvfs(pool_dir_.get(), &fs) < 0) return;
-  const uint64_t free = uint64_t{fs.f_bavail} * fs.f_frsize;
+  const auto free = room();
+  if (!free) return;
   std::vector<SessionPtr> running;
   uint64_t needed = 0;
   {
@@ -141,14 +140,14 @@ void Core::look_at_pool() {
     }
   }
   // Many objects are looked at only when it matters.
-  if (needed > free) {
+  if (needed > *free) {
     needed = 0;
     for (const auto& s : running) needed += still_needed(*s);
   }
   const auto time = std::chrono::steady_clock::now();
   const std::chrono::duration<double> passed = time - pool_looked_at_;
   pool_looked_at_ = time;
-  if (const auto text = pool_watch_.look(free, needed, passed.count()); !text.empty())
+  if (const auto text = pool_watch_.look(*free, needed, passed.count()); !text.empty())
     events_.add(EventKind::kPoolFilling, "", text);
 }
 
@@ -174,14 +173,7 @@ void Core::housekeeping() {
     const bool called = std::exchange(checkpoint_called_, false);
     bool prepare = std::exchange(journal_called_, false);
     lock.unlock();
-    // It is soon needed; but on a slow disk the rest has its turns, and a checkpoint comes first.
-    while (prepare && !called && std::chrono::steady_clock::now() - time < std::chrono::milliseconds(500)) {
-      prepare = prepare_journal();
-      lock.lock();
-      const bool go_on = !housekeeper_stop_ && !checkpoint_called_;
-      lock.unlock();
-      if (!go_on) break;
-    }
+    if (prepare && !called) prepare = prepare_journal();
     if (called || time - last_checkpoint > kCheckpointEvery) {
       std::vector<SessionPtr> precopied;
       if (time - last_precopy_checkpoint > kPrecopyCheckpointEvery) {

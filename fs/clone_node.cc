@@ -11,6 +11,7 @@
 #include <cstring>
 #include <vector>
 
+#include "engine/moment.h"
 #include "fs/credentials.h"
 
 namespace clonefs {

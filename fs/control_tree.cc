@@ -51,8 +51,9 @@ struct ControlReply {
   std::chrono::steady_clock::time_point ended_at;
 
   // Whether who writes the line again is to get its end, and not the end of another such command.
+  static constexpr auto kOwed = std::chrono::seconds(5);
   bool is_owed() const {
-    return busy || (!delivered && std::chrono::steady_clock::now() - ended_at < std::chrono::seconds(5));
+    return busy || (!delivered && std::chrono::steady_clock::now() - ended_at < kOwed);
   }
 
   // IS_DELIVERED: its write is replied to now.
@@ -108,11 +109,7 @@ class ControlHandle : public Handle {
       }
       return;
     }
-    if (again) {
-      join(req, std::move(*parsed->command), size);
-    } else {
-      start(req, std::move(*parsed->command), size);
-    }
+    start(req, std::move(*parsed->command), size, again);
   }
 
  private:
@@ -123,46 +120,38 @@ class ControlHandle : public Handle {
     return parse_control_words(*words);
   }
 
-  void start(fuse_req_t req, Command command, size_t size) {
+  // AGAIN: a signal has interrupted the write of the same line, whose command goes on. Who was not killed by it
+  // writes again (as many programs do by themselves, after any signal), and gets that command's end.
+  void start(fuse_req_t req, Command command, size_t size, bool again) {
+    if (!again) log(req, command);
+    const auto job = [&context = context_, reply = reply_, command = std::move(command), size,
+                      again](const CommandRunner::Cancelled& cancelled) {
+      if (!again || is_to_begin_anew(*reply, command, cancelled)) execute(context, *reply, command, cancelled);
+      return delivery(reply, size);
+    };
+    if (context_.runner.run(req, job)) return;
+    if (!again) reply_->set("too many commands are running. Try again when some have ended.\n", EAGAIN, true);
+    fuse_reply_err(req, again ? EINTR : EAGAIN);  // what goes on may be asked for again
+  }
+
+  static void log(fuse_req_t req, const Command& command) {
     const fuse_ctx* caller = fuse_req_ctx(req);
     const bool only_looks = command.verb == Verb::kStatus || command.verb == Verb::kList;
     std::string text = format_command(command);
     text.pop_back();
     spdlog::log(only_looks ? spdlog::level::debug : spdlog::level::info, "command of uid {} (pid {}): {}",
                 caller->uid, caller->pid, text.substr(0, 1000));
-    const auto job = [&context = context_, reply = reply_, command = std::move(command),
-                      size](const CommandRunner::Cancelled& cancelled) {
-      execute(context, *reply, command, cancelled);
-      return delivery(reply, size);
-    };
-    if (!context_.runner.run(req, job)) {
-      reply_->set("too many commands are running. Try again when some have ended.\n", EAGAIN, true);
-      fuse_reply_err(req, EAGAIN);
-    }
   }
 
-  // A signal interrupts a write while its command goes on. Who was not killed by it writes the same line
-  // again (as many programs do by themselves, after any signal): it gets that command's end.
-  void join(fuse_req_t req, Command command, size_t size) {
-    const auto job = [&context = context_, reply = reply_, command = std::move(command),
-                      size](const CommandRunner::Cancelled& cancelled) {
-      {
-        std::unique_lock lock(reply->mutex);
-        while (reply->busy && !cancelled()) reply->ended.wait_for(lock, std::chrono::milliseconds(100));
-        if (reply->busy || cancelled()) return interrupted();
-        // These end with the interrupt; they begin anew.
-        const bool anew = command.verb == Verb::kWait || command.verb == Verb::kVerify;
-        if (!anew || reply->error != EINTR) return delivery(reply, size);
-        begin(*reply, reply->line);
-      }
-      execute(context, *reply, command, cancelled);
-      return delivery(reply, size);
-    };
-    if (!context_.runner.run(req, job)) interrupted()(req);  // it may ask again
-  }
-
-  static CommandRunner::Reply interrupted() {
-    return [](fuse_req_t req) { fuse_reply_err(req, EINTR); };
+  // Waits for the end of the command. A wait and a verify end with the interrupt.
+  static bool is_to_begin_anew(ControlReply& reply, const Command& command,
+                               const CommandRunner::Cancelled& cancelled) {
+    std::unique_lock lock(reply.mutex);
+    while (reply.busy && !cancelled()) reply.ended.wait_for(lock, std::chrono::milliseconds(100));
+    const bool ends = command.verb == Verb::kWait || command.verb == Verb::kVerify;
+    if (reply.busy || cancelled() || !ends || reply.error != EINTR) return false;
+    begin(reply, reply.line);
+    return true;
   }
 
   // With the mutex held.
@@ -195,8 +184,9 @@ class ControlHandle : public Handle {
       int error = 0;
       {
         std::lock_guard lock(reply->mutex);
-        reply->delivered = true;
-        error = reply->error;
+        // Busy: the service ends, and the command goes on.
+        reply->delivered = !reply->busy;
+        error = reply->busy ? EINTR : reply->error;
       }
       if (error == 0) {
         fuse_reply_write(req, size);

@@ -26,10 +26,6 @@ class Handle;
 // Timeout of what only changes through the kernel.
 inline constexpr double kLongTimeout = 86400;
 
-inline bool same_time(const timespec& a, const timespec& b) {
-  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
 class Node {
  public:
   Node() = default;

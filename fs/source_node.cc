@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "engine/moment.h"
 #include "fs/credentials.h"
 
 namespace clonefs {

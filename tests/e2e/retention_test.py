@@ -4,6 +4,7 @@ import datetime
 import errno
 import json
 import os
+import time
 
 from volume import VolumeTest, main, wait_for
 
@@ -113,11 +114,15 @@ class Retention(VolumeTest):
 
     def test_at_a_time(self):
         v = self.v
+        begin = int(time.time())
         for name in "ab":
             v.cli("create", name, "d", "--precopy", "--precopy-at", "+2s", "--activate-at", "+6s")
         v.cli("create", "later", "d", "--precopy", "--precopy-at", "+1h", "--activate-at", "+2h")
         at = max(v.status(name)["activate_at"] for name in "ab")
         wait_for(lambda: v.status("a")["state"] != "Created", "precopy begins")
+        with open(v.at(".clonefs/events.json"), encoding="utf-8") as file:
+            began, = (e["time"] for e in map(json.loads, file) if (e["name"], e["event"]) == ("a", "precopy"))
+        self.assertGreaterEqual(moment(began).timestamp(), begin + 2, "not before its time")
         v.kill()
         v.mount()
         wait_for(lambda: v.status("a")["activated_at"] and v.status("b")["activated_at"],

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstring>
@@ -17,6 +18,7 @@
 
 #include "tests/engine/direct_volume.h"
 #include "tests/engine/forwarding_disk.h"
+#include "tests/engine/gate.h"
 
 namespace clonefs::test {
 namespace {
@@ -491,33 +493,15 @@ TEST_F(JournalTest, zeros_ahead_end_at_the_limit_and_leave_records_alone) {
   EXPECT_EQ(found(), (std::vector{record(1), record(2), record(3, 400000), record(4)}));
 }
 
-// Holds the writing of zeros back.
+// The writing of zeros passes a gate.
 class ZeroDisk : public ForwardingDisk {
  public:
   ssize_t pwrite(int fd, const void* data, size_t size, uint64_t offset) override {
-    if (size == kStep) {
-      std::unique_lock lock(mutex_);
-      held_ = true;
-      changed_.notify_all();
-      changed_.wait(lock, [&] { return open_; });
-    }
+    if (size == kStep) gate.pass();
     return ForwardingDisk::pwrite(fd, data, size, offset);
   }
-  void wait_for_zeros() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return held_; });
-  }
-  void go_on() {
-    const std::lock_guard lock(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
   static constexpr size_t kStep = 1 << 20;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool held_ = false, open_ = false;
+  Gate gate;
 };
 
 TEST_F(JournalTest, a_record_waits_for_the_zeros_in_its_place) {
@@ -527,13 +511,14 @@ TEST_F(JournalTest, a_record_waits_for_the_zeros_in_its_place) {
     if (!first) {
       ASSERT_EQ(append(*journal, 1), 0);
     }
+    disk.gate.close();
     std::thread zeros([&] { zero_all(*journal, 2 * ZeroDisk::kStep); });
-    disk.wait_for_zeros();
+    EXPECT_TRUE(disk.gate.wait_for_somebody());
     std::thread writer([&] { EXPECT_EQ(append(*journal, 2), 0); });
     const auto end = std::chrono::steady_clock::now() + milliseconds(50);
     while (std::chrono::steady_clock::now() < end) std::this_thread::yield();
     EXPECT_EQ(journal->statistics().commits, first ? 0u : 1u);
-    disk.go_on();
+    disk.gate.open();
     writer.join();
     zeros.join();
     EXPECT_EQ(found(), first ? std::vector{record(2)} : (std::vector{record(1), record(2)}));
@@ -570,44 +555,31 @@ TEST_F(JournalTest, zeros_are_written_where_nothing_was) {
   EXPECT_EQ(disk.syncs(), syncs + 2);
 }
 
-// As the kernel does it: each open file is told once that something was not written back.
+// As the kernel does it: each open file is told once that something was not written back. The first sync
+// passes a gate before.
 class BrokenDisk : public ForwardingDisk {
  public:
   int datasync(int fd) override {
-    std::unique_lock lock(mutex_);
-    if (std::exchange(hold_next_, false)) {
-      held_ = true;
-      changed_.notify_all();
-      changed_.wait(lock, [&] { return !held_; });
-    }
+    if (!begun_.exchange(true)) gate.pass();
+    const std::lock_guard lock(mutex_);
     return told_.insert(fd).second ? -EIO : 0;
   }
-  void hold_next() { hold_next_ = true; }
-  void wait_until_held() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return held_; });
-  }
-  void go_on() {
-    const std::lock_guard lock(mutex_);
-    held_ = false;
-    changed_.notify_all();
-  }
+  Gate gate;
 
  private:
   std::mutex mutex_;
-  std::condition_variable changed_;
-  bool hold_next_ = false, held_ = false;
+  std::atomic<bool> begun_{false};
   std::set<int> told_;
 };
 
 TEST_F(JournalTest, zeros_take_no_error_that_a_record_is_to_be_told) {
   BrokenDisk disk;
   const auto journal = open(Journal::kDefaultLimit, [] {}, disk);
-  disk.hold_next();
+  disk.gate.close();
   std::thread writer([&] { EXPECT_EQ(append(*journal, 1), -EIO); });
-  disk.wait_until_held();
+  EXPECT_TRUE(disk.gate.wait_for_somebody());
   EXPECT_FALSE(journal->zero_ahead(100000));
-  disk.go_on();
+  disk.gate.open();
   writer.join();
 }
 

@@ -52,6 +52,13 @@ void copy_and_drain(DirectVolume& v, const std::string& name) {
   ASSERT_TRUE(v.drain(name));
 }
 
+// Who used it a second ago is in it still.
+DirectVolume::Options quiet_after_a_second() {
+  DirectVolume::Options options = fine();
+  options.quiet = std::chrono::milliseconds(1000);
+  return options;
+}
+
 enum class End { kNone, kClean, kKilled };
 
 class Tracking : public testing::TestWithParam<End> {};
@@ -185,9 +192,7 @@ TEST(Refresh, the_next_generation_waits_until_nobody_uses_the_one_before) {
 
 // Who goes through it by paths has nothing open between two files.
 TEST(Refresh, what_was_used_a_moment_ago_is_in_use) {
-  DirectVolume::Options options = fine();
-  options.quiet = std::chrono::milliseconds(1000);
-  DirectVolume v(options);
+  DirectVolume v(quiet_after_a_second());
   ASSERT_EQ(v.make("a", pattern(1, 5 * 4096)), 0);
   copy_and_drain(v, "c");
   ASSERT_EQ(code(v.engine().recreate(recreate_of("c"))), 0);
@@ -208,14 +213,12 @@ TEST(Refresh, what_was_used_a_moment_ago_is_in_use) {
   const auto begin = std::chrono::steady_clock::now();
   (*clone)->use().reset();
   EXPECT_EQ(code(v.engine().activate({"c"})), 0);
-  EXPECT_GE(std::chrono::steady_clock::now() - begin, options.quiet);
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, quiet_after_a_second().quiet);
 }
 
 // close() returns before the engine hears of it.
 TEST(Refresh, who_closes_at_this_moment_is_waited_for) {
-  DirectVolume::Options options = fine();
-  options.quiet = std::chrono::milliseconds(1000);
-  DirectVolume v(options);
+  DirectVolume v(quiet_after_a_second());
   ASSERT_EQ(v.make("a", pattern(1, 5 * 4096)), 0);
   copy_and_drain(v, "c");
   auto clone = v.engine().clone("c");
